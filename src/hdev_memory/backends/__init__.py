@@ -1,0 +1,1 @@
+"""Where entries live: one table of backends, and the function that opens one."""

@@ -1,0 +1,110 @@
+"""Canonical bytes and their SHA-256 names.
+
+Canonical JSON is RFC 8785 (JCS). Its number domain is the IEEE double, so an integer beyond
+2**53 - 1 has no canonical form; such metadata is refused instead of being hashed in a private way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import rfc8785
+
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+"""A SHA-256 as 64 lower-case hex digits, as `sha256sum` prints it."""
+
+DIGEST_PREFIX = "sha256:"
+MAX_DEPTH = 64
+"""Levels of nesting that metadata may have; keeps every recursive reader far from its limit."""
+
+_SAFE_INTEGER = 2**53 - 1
+_fast = msgspec.json.Encoder(order="sorted")
+
+
+class NotCanonical(ValueError):
+    """The value has no canonical form; the text says why in words for people."""
+
+
+def sha256(data: bytes) -> str:
+    """The SHA-256 of `data` as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def named(digest: str) -> str:
+    """The digest as people see and type it: `sha256:` and the hex digits."""
+    return DIGEST_PREFIX + digest
+
+
+def canonical_json(value: Any) -> bytes:
+    """The RFC 8785 bytes of a JSON value.
+
+    Values with ASCII keys and no floats take msgspec's sorted encoder, which gives the same bytes
+    about twenty times faster (a property test holds the two together).
+
+    Raises NotCanonical for NaN, infinities, integers beyond 2**53 - 1, lone surrogates, deep nesting.
+    """
+    try:
+        if _is_plain(value, MAX_DEPTH):
+            return _fast.encode(value)
+        return rfc8785.dumps(value)
+    except rfc8785.IntegerDomainError:
+        raise NotCanonical("holds an integer beyond 2**53 - 1") from None
+    except rfc8785.FloatDomainError:
+        raise NotCanonical("holds NaN or an infinite number") from None
+    except (UnicodeEncodeError, rfc8785.CanonicalizationError):
+        raise NotCanonical("holds text that is not valid Unicode") from None
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    if isinstance(value, str) or value is None or value is True or value is False:
+        return True
+    if isinstance(value, int):
+        return -_SAFE_INTEGER <= value <= _SAFE_INTEGER
+    if depth == 0 and isinstance(value, dict | list):
+        raise NotCanonical(f"is nested deeper than {MAX_DEPTH} levels")
+    plain = True
+    if isinstance(value, dict):
+        # No early exit: the depth of every branch is checked before anything recursive runs.
+        for key, item in value.items():
+            plain = _is_plain(item, depth - 1) and plain and key.isascii()
+        return plain
+    if isinstance(value, list):
+        for item in value:
+            plain = _is_plain(item, depth - 1) and plain
+        return plain
+    return False
+
+
+def decode_object(text: str) -> dict[str, Any]:
+    """Read one JSON object strictly: no duplicate keys, no NaN, nothing but an object.
+
+    Raises NotCanonical with the reason in words.
+    """
+    try:
+        value = _strict.decode(text)
+    except NotCanonical:
+        raise
+    except RecursionError:
+        raise NotCanonical(f"is nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError:
+        raise NotCanonical("is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise NotCanonical("is not a JSON object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise NotCanonical("names a key twice")
+    return members
+
+
+def _no_constant(_name: str) -> NoReturn:
+    raise NotCanonical("holds NaN or an infinite number")
+
+
+_strict = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
