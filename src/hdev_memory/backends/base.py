@@ -17,8 +17,9 @@ A *reader* can look and nothing else; planning gets only that, so planning canno
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NoReturn, Protocol, Self
 
 import pathspec
 
@@ -52,6 +53,44 @@ class Endpoint(Value, frozen=True):
     kind: str
     location: str
     store: str | None = None
+
+
+class Secret:
+    """A key to a server, in a type that shows itself to nobody by accident."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The key itself; only for the header of a request to the server that it belongs to."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is never serialised")
+
+
+@dataclass(frozen=True)
+class Where:
+    """What it takes to open a backend.
+
+    location   a path for `filesystem`, an absolute http(s) URL for `http`, a name for `ephemeral`
+    key        for `http` only
+    timeout    seconds that one request may take
+    insecure_http   allow a key to travel over plain http to another machine
+    """
+
+    kind: str
+    location: str
+    key: Secret | None = None
+    timeout: float = 30.0
+    insecure_http: bool = False
 
 
 class Scope:

@@ -399,7 +399,7 @@ _HINTS: dict[type, dict[str, Any]] = {}
 
 def _action(text: bytes) -> AnyAction:
     try:
-        action = _action_decoder.decode(text)
+        action: AnyAction = _action_decoder.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _damaged(f"an action cannot be read ({error})") from None
     if _encode(action) != text:
