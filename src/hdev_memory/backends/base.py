@@ -161,7 +161,7 @@ class Failed(Value, frozen=True):
     """Not done, or not known to be done, for this reason.
 
     `reason` is for people and holds no secret. `intact` says that the entry was seen to be as it
-    was before; otherwise nothing is known of it, or it was seen to be damaged, and `reason` says so.
+    was before; otherwise nothing is known of it, or it was seen damaged, and `reason` says which.
     """
 
     key: str

@@ -2,7 +2,7 @@
 
 One canonical JSON object per line. `prev` is the SHA-256 of the previous line's bytes without its
 LF, so an altered, dropped, repeated or exchanged line breaks the chain behind it. A chain cannot
-see its own end cut off: that is what the head (the last `seq` and its digest) is kept elsewhere for.
+see its own end cut off: for that the head (the last `seq` and its digest) is kept elsewhere.
 """
 
 from __future__ import annotations

@@ -150,7 +150,8 @@ class Capabilities(Value, frozen=True):
     metadata   `replace`, or `merge` when keys that only the target has survive a write
     names      `any`, or `no-suffix` when a dot in the last segment loses text
     beside     an entry E cannot stand beside a key that starts with E + one of these
-    max_entry_bytes, max_segment_bytes   limits, where they are known
+    max_entry_bytes    the limit on content, where one is known
+    max_segment_bytes  the limit on the last segment, where names become file names
     """
 
     cas: Literal["atomic", "guarded", "none"]
@@ -167,10 +168,11 @@ class Capabilities(Value, frozen=True):
         last = key.rpartition("/")[2]
         if self.names == "no-suffix" and has_suffix(last):
             return "cannot be represented: this server would drop the name after the last dot"
-        if self.max_segment_bytes is not None and any(
-            len(segment.encode()) > self.max_segment_bytes for segment in key.split("/")
-        ):
-            return f"cannot be represented: a name is longer than {self.max_segment_bytes} bytes"
+        limit = self.max_segment_bytes
+        if limit is not None and len(last.encode()) > limit:
+            return f"cannot be represented: its name is longer than {limit} bytes"
+        if limit is not None and any(len(s.encode()) > 255 for s in key.split("/")):
+            return "cannot be represented: a folder name is longer than 255 bytes"
         return None
 
     def shadow(self, key: str, others: Iterable[str]) -> str | None:
