@@ -455,9 +455,9 @@ class _Staged:
             durable.publish_over(folder, self._content, name + CONTENT)
 
     def discard(self, folder: int) -> None:
-        for name in (self._content, self._metadata):
-            if name:
-                durable.discard(folder, name)
+        for staged in (self._content, self._metadata):
+            if staged:
+                durable.discard(folder, staged)
 
 
 class _Cursor:

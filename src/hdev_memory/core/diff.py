@@ -92,9 +92,10 @@ class Unchanged(Value, frozen=True):
 
 
 class TargetOnly(Value, frozen=True):
-    """Only the target holds it, and deleting is off."""
+    """Only the target holds it, and deleting is off; `readable` is False where it is damaged."""
 
     key: str
+    readable: bool = True
 
 
 Outcome = AnyAction | Unchanged | TargetOnly
@@ -219,7 +220,7 @@ def _decide(key: str, ours: Observed | None, theirs: Observed | None, rules: Rul
         case None, Unreadable():
             if rules.delete:
                 return Blocked(key=key, reason=f"target: {theirs.reason}", side="target")
-            return TargetOnly(key=key)
+            return TargetOnly(key=key, readable=False)
         case None, EntryState():
             if rules.delete and not _is_placeholder(theirs):
                 return Delete(key=key, before=theirs.state, reason="not in the source")

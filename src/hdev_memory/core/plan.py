@@ -321,6 +321,18 @@ def decode(lines: Iterable[bytes]) -> Iterator[Head | AnyAction | Tail]:
     yield tail
 
 
+def actions_of(lines: Iterable[bytes]) -> Iterator[AnyAction]:
+    """The actions of a plan whose lines `decode` has already taken to their end."""
+    lines = iter(lines)
+    for line in lines:
+        if line == b'"actions":[\n':
+            break
+    for line in lines:
+        if line == b"],\n":
+            return
+        yield _action_decoder.decode(line.removesuffix(b"\n").removesuffix(b","))
+
+
 class _Lines:
     """Reads the frame of the document, and keeps the digest of all that has gone by."""
 

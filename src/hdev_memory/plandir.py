@@ -1,0 +1,312 @@
+"""One plan's folder: plan.json, review.md, approvals/, audit.jsonl, receipt.json, backup/."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import msgspec
+
+from hdev_memory import durable
+from hdev_memory.core import audit
+from hdev_memory.core.diff import AnyAction
+from hdev_memory.core.entry import Value
+from hdev_memory.core.plan import (
+    MAX_LINE_BYTES,
+    Head,
+    Plan,
+    Tail,
+    actions_of,
+    decode,
+    plan_id,
+)
+from hdev_memory.errors import AuditError, HdevError, LockedError, PlanError
+
+PLAN = "plan.json"
+REVIEW = "review.md"
+AUDIT = "audit.jsonl"
+RECEIPT = "receipt.json"
+LOCK = ".lock"
+
+_SPOOL_BYTES = 32 * 1024 * 1024
+
+
+class OpenPlan:
+    """A plan that was checked to its last byte, and a private copy of what was checked.
+
+    The copy is why an edit of the file between the check and the run changes nothing; it lives in
+    memory up to 32 MiB, beyond that in an unlinked temporary file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises PlanError for anything but an intact plan."""
+        self.folder = folder
+        self._copy: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - close() ends it
+            max_size=_SPOOL_BYTES
+        )
+        try:
+            self.plan = self._check(folder / PLAN)
+        except BaseException:
+            self._copy.close()
+            raise
+
+    def _check(self, path: Path) -> Plan:
+        digest = hashlib.sha256()
+        head: Head | None = None
+        tail: Tail | None = None
+        try:
+            with path.open("rb") as file:
+                for part in decode(self._copied(_lines(file), digest.update)):
+                    if isinstance(part, Head):
+                        head = part
+                    elif isinstance(part, Tail):
+                        tail = part
+        except OSError as error:
+            raise PlanError(
+                "The plan cannot be read.",
+                why=f"{path}: {error.strerror}.",
+                hint="Give the plan's folder, or its plan.json.",
+            ) from None
+        assert head is not None
+        assert tail is not None
+        return Plan(head=head, tail=tail, plan_id=plan_id(digest.hexdigest()))
+
+    def _copied(self, lines: Iterable[bytes], update: Callable[[bytes], object]) -> Iterator[bytes]:
+        for line in lines:
+            update(line)
+            self._copy.write(line)
+            yield line
+
+    def actions(self) -> Iterator[AnyAction]:
+        """The actions in key order; one iteration at a time."""
+        self._copy.seek(0)
+        return actions_of(_lines(self._copy))
+
+    def close(self) -> None:
+        self._copy.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    # One byte above the limit is enough for the decoder to refuse the line.
+    return iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+
+
+def load(place: Path) -> OpenPlan:
+    """Open the plan in a folder, or the plan.json itself. Raises PlanError."""
+    return OpenPlan(place.parent if place.name == PLAN and not place.is_dir() else place)
+
+
+def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], str]) -> OpenPlan:
+    """Write a new plan folder, whole or not at all, and open what was written.
+
+    `review` renders the plan for people once it is there. Raises HdevError when the folder exists.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise HdevError(
+            "The plan's folder is not empty, and a plan is never overwritten.",
+            why=f"{folder} exists.",
+            hint="Give another folder with -o, or remove it.",
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=durable.STAGED_PREFIX, dir=folder.parent))
+    except OSError as error:
+        raise _not_written(folder, error) from None
+    try:
+        with (draft / PLAN).open("wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        with OpenPlan(draft) as opened:
+            durable.write_whole(draft / REVIEW, review(opened).encode())
+        durable.write_whole(draft / ".gitignore", b"backup/\n.lock\n")
+        (draft / "approvals").mkdir()
+        draft.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a plan is there to be shared
+        os.rename(draft, folder)
+        with durable.opened_folder(folder.parent) as parent:
+            durable.sync_folder(parent)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise _not_written(folder, error) from None
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return OpenPlan(folder)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _not_written(folder: Path, error: OSError) -> HdevError:
+    return HdevError(
+        "The plan cannot be written.",
+        why=f"{folder}: {error.strerror}.",
+        hint="Choose a folder that you may write to with -o.",
+    )
+
+
+def free_name(plans: Path, stem: str) -> Path:
+    """The first of `stem`, `stem-2`, `stem-3`, … that does not exist in `plans`."""
+    candidate, number = plans / stem, 2
+    while candidate.exists():
+        candidate, number = plans / f"{stem}-{number}", number + 1
+    return candidate
+
+
+class Receipt(Value, frozen=True):
+    """What a run came to, and the head of the log behind it: the anchor of `audit verify`."""
+
+    format: str
+    plan: str
+    effect: str
+    target: str
+    run: str
+    result: str
+    time: str
+    counts: dict[str, int]
+    head: audit.Headmark
+
+
+def write_receipt(folder: Path, receipt: Receipt) -> None:
+    text = msgspec.json.format(msgspec.json.encode(receipt), indent=2)
+    durable.write_whole(folder / RECEIPT, text + b"\n")
+
+
+def read_receipt(path: Path) -> Receipt:
+    """Raises AuditError when the file is no receipt."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Receipt)
+    except (OSError, msgspec.MsgspecError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise AuditError("The receipt cannot be read.", why=f"{path}: {reason}.") from None
+
+
+class Journal:
+    """The audit log of one plan, open for appending; the file is the journal of apply as well."""
+
+    def __init__(self, folder: Path) -> None:
+        """Check the whole chain, then stand ready at its end.
+
+        A torn last line (power was lost while it was written) is cut off and kept aside as
+        `audit.jsonl.torn-N`. Raises AuditError for any earlier damage.
+        """
+        self._path = folder / AUDIT
+        self.records: list[audit.Record] = []
+        self.torn = ""
+        self._descriptor = os.open(
+            self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
+        )
+        try:
+            self.head = self._check()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def _check(self) -> audit.Headmark:
+        head = audit.EMPTY
+        with os.fdopen(os.dup(self._descriptor), "rb") as file:
+            file.seek(0)
+            whole = 0
+            for line in iter(lambda: file.readline(audit.MAX_LINE_BYTES + 1), b""):
+                if not line.endswith(b"\n") and len(line) <= audit.MAX_LINE_BYTES:
+                    self._cut(whole, line)
+                    break
+                whole += len(line)
+            file.seek(0)
+            for record, behind in audit.verify(iter(file.readline, b"")):
+                head = behind
+                if record.event in ("started", "resumed", "finished", "stopped", "planned"):
+                    self.records.append(record)
+        return head
+
+    def _cut(self, whole: int, torn: bytes) -> None:
+        number = 1
+        while (aside := self._path.with_name(f"{AUDIT}.torn-{number}")).exists():
+            number += 1
+        durable.write_whole(aside, torn)
+        os.ftruncate(self._descriptor, whole)
+        os.fsync(self._descriptor)
+        self.torn = aside.name
+
+    def append(self, records: Iterable[audit.Record]) -> None:
+        """Chain the records to the log, in one durable write."""
+        lines = []
+        head = self.head
+        for record in records:
+            line, head = audit.link(record, head)
+            lines.append(line)
+        if lines:
+            durable.append(self._descriptor, b"".join(lines))
+            self.head = head
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_audit(folder: Path) -> Iterator[tuple[audit.Record, audit.Headmark]]:
+    """The records of a plan's log, checked one by one. Raises AuditError."""
+    path = folder / AUDIT
+    try:
+        with path.open("rb") as file:
+            yield from audit.verify(iter(lambda: file.readline(audit.MAX_LINE_BYTES + 1), b""))
+    except OSError as error:
+        raise AuditError(
+            "The audit log cannot be read.", why=f"{path}: {error.strerror}."
+        ) from None
+
+
+class Lock:
+    """One apply at a time for a plan folder; it ends with the process, and is never broken."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises LockedError when another process holds it."""
+        self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if not durable.try_lock(self._descriptor):
+            os.close(self._descriptor)
+            raise LockedError(
+                "Another apply of this plan is running.",
+                why=f"It holds {folder / LOCK}.",
+                hint="Wait for it to end, then run the command again.",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)

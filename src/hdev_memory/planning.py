@@ -1,0 +1,283 @@
+"""Two readers -> a plan. Nothing here can write to a store: it only ever holds readers."""
+
+from __future__ import annotations
+
+import ipaddress
+import os.path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from hdev_memory.backends.base import Endpoint, Reader, Scope
+from hdev_memory.core import events
+from hdev_memory.core.diff import AnyAction, Observed, Rules, TargetOnly, Unchanged, diff
+from hdev_memory.core.entry import EntryState, Normalisation, agree
+from hdev_memory.core.plan import (
+    End,
+    Finding,
+    Head,
+    Options,
+    Provenance,
+    Summary,
+    Tail,
+    Tally,
+    UnchangedDigest,
+    encode,
+)
+from hdev_memory.errors import PolicyError, StoreError, UsageError
+
+_EVERY = 500
+"""Entries between two progress events of one side."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a plan is made from, beside the two ends.
+
+    `home` is replaced by `~` in recorded paths, so that a plan names no person's folder.
+    """
+
+    options: Options
+    source_label: str
+    target_label: str
+    provenance: Provenance
+    home: str
+
+
+def plan(
+    source: Reader, target: Reader, request: Request, emit: events.Emit = events.silent
+) -> Iterator[bytes]:
+    """The bytes of the plan, as a stream; both ends are read while it is consumed.
+
+    Raises StoreError when the ends are one and the same, PolicyError when it would delete more than
+    it may, and whatever the readers raise; what was yielded until then is then worth nothing.
+    """
+    refuse_same_store(source, target)
+    options = request.options
+    scope = Scope(options.include, options.exclude)
+    normalisation = agree(source.capabilities, target.capabilities)
+    rules = Rules(
+        overwrite=options.overwrite,
+        delete=options.delete,
+        compare=options.compare,
+        capabilities=target.capabilities,
+    )
+    head = Head(
+        source=_end(source, request.source_label, request.home),
+        target=_end(target, request.target_label, request.home),
+        options=options,
+        normalisation=normalisation,
+    )
+    ours = _Counted(source, "source", emit)
+    theirs = _Counted(target, "target", emit)
+    collector = _Collector(normalisation)
+    outcomes = diff(
+        ours.snapshot(scope, normalisation),
+        theirs.snapshot(scope, normalisation),
+        rules,
+        target.obstacle,
+    )
+
+    def tail() -> Tail:
+        refuse_same_store(source, target)  # a snapshot may have met the other's store below it
+        summary = collector.summary(ignored=source.ignored)
+        guard_deletes(summary, theirs.entries, options.max_delete)
+        return Tail(
+            unchanged=collector.unchanged.result(),
+            summary=summary,
+            findings=_findings(head, summary),
+            effect=collector.tally.effect(normalisation),
+            provenance=request.provenance,
+        )
+
+    yield from encode(head, collector.actions(outcomes), tail)
+
+
+class _Collector:
+    """Lets the actions through, and counts what goes by."""
+
+    def __init__(self, normalisation: Normalisation) -> None:
+        self.tally = Tally()
+        self.unchanged = UnchangedDigest()
+        self._normalisation = normalisation
+        self._target_only = 0
+
+    def actions(
+        self, outcomes: Iterable[AnyAction | Unchanged | TargetOnly]
+    ) -> Iterator[AnyAction]:
+        for outcome in outcomes:
+            match outcome:
+                case Unchanged(key=key, state=state):
+                    self.unchanged.add(key, state)
+                case TargetOnly(readable=readable):
+                    self._target_only += readable
+                case _:
+                    self.tally.add(outcome)
+                    yield outcome
+
+    def summary(self, *, ignored: int) -> Summary:
+        unchanged = self.unchanged.count
+        return Summary(
+            create=self.tally.counts["create"],
+            overwrite=self.tally.counts["overwrite"],
+            delete=self.tally.counts["delete"],
+            skip=self.tally.counts["skip"],
+            blocked=self.tally.counts["blocked"],
+            unchanged=unchanged,
+            found=self.tally.found(unchanged),
+            target_only=self._target_only,
+            ignored=ignored,
+            bytes=self.tally.bytes,
+        )
+
+
+class _Counted:
+    """A reader's snapshot that tells how far it is."""
+
+    def __init__(
+        self, reader: Reader, side: Literal["source", "target"], emit: events.Emit
+    ) -> None:
+        self._reader = reader
+        self._side = side
+        self._emit = emit
+        self.entries = 0
+
+    def snapshot(self, scope: Scope, normalisation: Normalisation) -> Iterator[Observed]:
+        size = 0
+        for item in self._reader.snapshot(scope, normalisation):
+            self.entries += 1
+            if isinstance(item, EntryState):
+                size += item.state.bytes
+            if self.entries % _EVERY == 0:
+                self._emit(events.Looked(side=self._side, entries=self.entries, bytes=size))
+            yield item
+        self._emit(events.Looked(side=self._side, entries=self.entries, bytes=size))
+
+
+def _end(reader: Reader, label: str, home: str) -> End:
+    endpoint = reader.endpoint
+    return End(
+        kind=endpoint.kind,
+        location=portable(endpoint, home),
+        label=label,
+        store=endpoint.store,
+        capabilities=reader.capabilities,
+    )
+
+
+def portable(endpoint: Endpoint, home: str) -> str:
+    """The location as a plan records it: the home folder as `~`."""
+    location = endpoint.location
+    if endpoint.kind == "filesystem" and home not in ("", "/"):
+        if location == home:
+            return "~"
+        if location.startswith(home.rstrip("/") + "/"):
+            return "~" + location[len(home.rstrip("/")) :]
+    return location
+
+
+def refuse_same_store(source: Reader, target: Reader) -> None:
+    """Raise StoreError when one end is the other, or lies in it, also through its own server.
+
+    A server that announces no identity cannot be recognised behind its address.
+    """
+    one, other = source.endpoint, target.endpoint
+    what = "Source and target are the same memory, or one lies inside the other."
+    hint = "Give two different places; nothing was read or written."
+    if one.kind == other.kind == "filesystem":
+        first, second = os.path.realpath(one.location), os.path.realpath(other.location)
+        if os.path.commonpath([first, second]) in (first, second):
+            raise StoreError(what, why=f"{first} and {second}.", hint=hint)
+    elif one.kind == other.kind and _address(one) == _address(other):
+        raise StoreError(what, why=f"Both are {one.location}.", hint=hint)
+    for here, there in ((source, other), (target, one)):
+        if there.store is not None and there.store in _stores(here):
+            raise StoreError(
+                what,
+                why=f"{there.location} keeps its entries in {here.endpoint.location}.",
+                hint=hint,
+            )
+
+
+def _stores(reader: Reader) -> set[str]:
+    """The identities of every store at, above or (once it has been read) below a reader's place."""
+    found: set[str] = set(getattr(reader, "stores", ()))
+    return found | ({reader.endpoint.store} if reader.endpoint.store is not None else set())
+
+
+def _address(endpoint: Endpoint) -> tuple[object, ...]:
+    if endpoint.kind != "http":
+        return (endpoint.location,)
+    url = urlsplit(endpoint.location)
+    host = (url.hostname or "").rstrip(".")
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    return ("loopback" if local else host, port, url.path.rstrip("/"))
+
+
+def parse_max_delete(text: str) -> tuple[int, bool]:
+    """`N` or `N%` as a number and whether it is a share; raises UsageError."""
+    number = text.removesuffix("%")
+    share = number != text
+    if not number.isascii() or not number.isdigit() or (share and int(number) > 100):
+        raise UsageError(
+            "The limit on deletes must be a number or a percentage.",
+            why=f"--max-delete was {text!r}.",
+            hint="Give for example --max-delete 10 or --max-delete 5%.",
+        )
+    return int(number), share
+
+
+def guard_deletes(summary: Summary, target_entries: int, max_delete: str | None) -> None:
+    """Raise PolicyError when a plan would delete more than it may.
+
+    An empty source never becomes deletes. Without `max_delete`, at most half of the target's
+    entries may go: a source that is suddenly short is more often a mistake than a wish.
+    """
+    if not summary.delete:
+        return
+    if not summary.found:
+        raise PolicyError(
+            "The source is empty, and an empty source never becomes deletes.",
+            why=f"{summary.delete} entries of the target would be deleted.",
+            hint="Check the source; to empty a store on purpose, delete it with its own tools.",
+        )
+    number, share = parse_max_delete(max_delete if max_delete is not None else "50%")
+    limit = target_entries * number // 100 if share else number
+    if summary.delete > limit:
+        stated = f"--max-delete {max_delete}" if max_delete else "half of the target's entries"
+        raise PolicyError(
+            "The plan would delete more than it may.",
+            why=f"It would delete {summary.delete} of {target_entries} entries; the limit is "
+            f"{limit} ({stated}).",
+            hint=f"If that is what you want, plan again with --max-delete {summary.delete}.",
+        )
+
+
+def _findings(head: Head, summary: Summary) -> tuple[Finding, ...]:
+    texts: list[tuple[str, str]] = []
+    if head.normalisation.line_ends == "lf":
+        texts.append(
+            (
+                "line_ends",
+                "One end returns CRLF and CR as LF: exact bytes cannot be verified there.",
+            )
+        )
+    if head.target.capabilities.metadata == "merge":
+        texts.append(
+            ("metadata_merge", "The target merges metadata: keys that only it has will stay.")
+        )
+    if head.target.capabilities.cas != "atomic":
+        texts.append(
+            (
+                "cas",
+                "The target is not written conditionally: entries are re-read around each write.",
+            )
+        )
+    if summary.blocked:
+        texts.append(("blocked", f"{summary.blocked} entries are blocked and will not be copied."))
+    return tuple(Finding(rule=rule, level="advisory", key=None, text=text) for rule, text in texts)
