@@ -474,7 +474,7 @@ class _Cursor:
     def __enter__(self) -> _Cursor:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         for _, descriptor in self._steps:
             os.close(descriptor)
         for descriptor in self._dirty.values():

@@ -1,0 +1,171 @@
+"""Parse, call, print, exit: the frame of the command line, one file per command.
+
+Only the module of the command in use is imported; for the others their help line here is enough.
+That keeps `hdev --help` close to the cost of Typer itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from hdev_memory.errors import HdevError
+
+USAGE_EXIT = 64
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "plan": ("plan:plan", "Compare two memories and write a plan that can be reviewed."),
+    "show": ("show:show", "Show a plan for review."),
+    "apply": ("apply:apply", "Carry out exactly a plan, if nothing has drifted."),
+    "verify": ("verify:verify", "Re-read the target and compare it with a plan."),
+    "audit verify": ("audit:audit_verify", "Check the audit log of a plan."),
+    "audit show": ("audit:audit_show", "Show the audit log of a plan as a timeline."),
+    "migrate-memory": ("migrate_memory:migrate_memory", "Plan and apply in one step."),
+    "memory-server": ("memory_server:memory_server", "Serve a memory over HTTP."),
+    "session": ("session:session", "Take !migrate_memory commands from a prompt or a pipe."),
+    "config show": ("config:config_show", "Show each setting and where it comes from."),
+    "config check": ("config:config_check", "Check the configuration."),
+    "demo": ("demo:demo", "Show the whole workflow on a throw-away example."),
+}
+"""Command -> (module:function, help line), in the order of `hdev --help`."""
+
+GROUPS = {"audit": "Check and show audit logs.", "config": "Look at the configuration."}
+
+_HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from hdev_memory import __version__
+
+        print(f"hdev-memory {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Plan, review, approve, apply and audit migrations of AI-agent memory."""
+
+
+def build(argv: Sequence[str]) -> typer.Typer:
+    """The program, with real commands only where `argv` (or a shell completion) needs them."""
+    words = [word for word in argv if not word.startswith("-")][:2]
+    everything = any(name.endswith("_COMPLETE") for name in os.environ)
+    app = typer.Typer(
+        name="hdev",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings=_HELP_NAMES,
+    )
+    app.callback()(_root)
+    groups: dict[str, typer.Typer] = {}
+    for name, (place, text) in COMMANDS.items():
+        group, _, inner = name.rpartition(" ")
+        parent = app
+        if group:
+            if group not in groups:
+                groups[group] = typer.Typer(
+                    no_args_is_help=True, help=GROUPS[group], context_settings=_HELP_NAMES
+                )
+                app.add_typer(groups[group], name=group)
+            parent = groups[group]
+        used = everything or " ".join(words).startswith(name) or words[:1] == [group]
+        function = _load(place) if used else _placeholder
+        parent.command(inner, help=None if used else text, context_settings=_HELP_NAMES)(function)
+    return app
+
+
+def _load(place: str) -> Callable[..., Any]:
+    module, _, function = place.partition(":")
+    found: Callable[..., Any] = getattr(import_module(f"hdev_memory.cli.{module}"), function)
+    return found
+
+
+def _placeholder() -> None:
+    raise AssertionError("a command that was not loaded")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line, and exit with the status of DESIGN section 7."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us has gone; nothing more can be said on this descriptor.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status)
+
+
+def run(words: list[str]) -> int:
+    """Run a command line and return its exit status; errors are printed on stderr."""
+    try:
+        command = typer.main.get_command(build(words))
+        status = command(args=words or ["--help"], prog_name="hdev", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except HdevError as error:
+        show_error(error)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("Interrupted; nothing was written.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            return _usage(error, words)
+        return _bug(error)
+
+
+def _usage(error: Any, words: list[str]) -> int:
+    """A usage error of Typer, whose own exit status 2 means changes here."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "hdev"
+    text = " ".join(error.format_message().split())
+    show_error(
+        HdevError(
+            "The command line is wrong.", why=text, hint=f"{path} --help tells what it takes."
+        )
+    )
+    return USAGE_EXIT
+
+
+def _bug(error: Exception) -> int:
+    if os.environ.get("HDEV_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    # Its text stays out: it may quote what was being read.
+    show_error(
+        HdevError(
+            "hdev-memory has met a bug in itself.",
+            why=f"{type(error).__name__}.",
+            hint="Run it again with HDEV_DEBUG=1 for the traceback, and report it.",
+        )
+    )
+    return 1
+
+
+def show_error(error: HdevError) -> None:
+    """What happened, why, and what to do next, on stderr."""
+    from hdev_memory.cli.context import colour
+    from hdev_memory.review.inert import inert
+
+    start, end = ("\x1b[1;31m", "\x1b[0m") if colour(sys.stderr) else ("", "")
+    print(f"{start}Error:{end} {inert(error.what)}", file=sys.stderr)
+    if error.why:
+        print(f"  Why: {inert(error.why)}", file=sys.stderr)
+    if error.hint:
+        print(f"  Next: {inert(error.hint)}", file=sys.stderr)

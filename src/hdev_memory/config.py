@@ -1,0 +1,681 @@
+"""Where settings come from, and how the two ends of a migration are found in them.
+
+Precedence: flag > environment (`HDEV_MEMORY_*`) > project file (`hdev.toml`) > user file
+(`~/.hdev/config.yaml`).
+Everything from outside (environment, folders) is an argument; nothing here prints.
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from hdev_memory.backends.base import Secret, Where
+from hdev_memory.errors import ConfigError, UsageError
+
+PROJECT_FILE = "hdev.toml"
+USER_FILE = Path(".hdev") / "config.yaml"
+DEFAULT_STORE = Path(".hdev") / "memory"
+DEFAULT_TIMEOUT = 30.0
+
+_KEY_FORMS = ("api_key", "api_key_env", "api_key_file", "api_key_command")
+_S3 = ("bucket", "region", "access_key_id", "secret_access_key", "endpoint_url")
+_HTTP = ("url", "timeout", *_KEY_FORMS)
+_MEMORY: dict[str, tuple[str, ...]] = {"filesystem": ("path",), "http": _HTTP, "s3": _S3}
+_ENVIRONMENT = ("endpoint", "timeout", "api_key_env", "api_key_file", "api_key_command")
+
+SECRET_NAMES = frozenset({"http.api_key", "s3.access_key_id", "s3.secret_access_key"})
+
+
+@dataclass(frozen=True)
+class Value:
+    """A setting and where it was found."""
+
+    value: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A named endpoint of the project file."""
+
+    name: str
+    endpoint: str
+    key: Value | None
+    timeout: str | None
+    origin: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that was found, with the strongest source of each value."""
+
+    values: dict[str, Value]
+    environments: dict[str, Environment]
+    cwd: Path
+    home: Path
+    environ: Mapping[str, str] = field(repr=False)
+
+    def get(self, name: str) -> str | None:
+        found = self.values.get(name)
+        return found.value if found is not None else None
+
+
+def load(environ: Mapping[str, str], cwd: Path, home: Path) -> Settings:
+    """Read every source. Raises ConfigError naming file, line and key."""
+    values: dict[str, Value] = {}
+    environments: dict[str, Environment] = {}
+    user = home / USER_FILE
+    if (text := _read(user)) is not None:
+        values |= _memory(_Yaml(user, text), environ)
+    project = _project_file(cwd)
+    if project is not None and (text := _read(project)) is not None:
+        document = _Toml(project, text)
+        values |= _memory(document, environ)
+        environments = _environments(document, environ)
+    values |= dict(_from_environ(environ))
+    settings = Settings(values, environments, cwd, home, environ)
+    _check(settings)
+    return settings
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeDecodeError:
+        raise ConfigError("A configuration file is not UTF-8.", why=f"{path}.") from None
+    except OSError as error:
+        raise ConfigError(
+            "A configuration file cannot be read.", why=f"{path}: {error.strerror}."
+        ) from None
+
+
+def _project_file(cwd: Path) -> Path | None:
+    for folder in (cwd, *cwd.parents):
+        if (folder / PROJECT_FILE).is_file():
+            return folder / PROJECT_FILE
+        if (folder / ".git").exists():
+            return None
+    return None
+
+
+def _wrong(path: Path, line: int | None, key: str, why: str) -> ConfigError:
+    place = f"{path}:{line}" if line is not None else str(path)
+    about = f"`{key}` {why}" if key else why
+    return ConfigError(
+        "A configuration file is wrong.",
+        why=f"{place}: {about}.",
+        hint="Correct that line; `hdev config check` looks at everything.",
+    )
+
+
+class _Toml:
+    """The project file. TOML keeps no lines, so a wrong key is looked for in the text."""
+
+    committed = True
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self._lines = text.splitlines()
+        try:
+            self.tree: dict[str, Any] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            found = re.search(r"line (\d+)", str(error))
+            line = int(found.group(1)) if found else len(self._lines)
+            reason = str(error).split(" (at")[0].lower()
+            raise _wrong(path, line, "", f"is not valid TOML: {reason}") from None
+        for name in self.tree:
+            if name not in ("memory", "environments"):
+                raise _wrong(path, self.line((name,)), name, "is not known")
+
+    def line(self, keys: tuple[str, ...]) -> int | None:
+        table = ".".join(keys[:-1])
+        inside = not table
+        for number, text in enumerate(self._lines, start=1):
+            stripped = text.strip()
+            if stripped.startswith("["):
+                name = stripped.strip("[] \t").split("#")[0].strip().rstrip("]")
+                inside = name == table
+                if name == ".".join(keys):
+                    return number
+            elif inside and re.match(rf"[\"']?{re.escape(keys[-1])}[\"']?\s*=", stripped):
+                return number
+        return None
+
+
+class _Yaml:
+    """The user's file, with the line of every key."""
+
+    committed = False
+
+    def __init__(self, path: Path, text: str) -> None:
+        import yaml
+
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        self.path = path
+        self._lines: dict[tuple[str, ...], int] = {}
+        try:
+            node = yaml.compose(text, Loader=loader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            line = mark.line + 1 if mark is not None else None
+            raise _wrong(path, line, "", f"is not valid YAML: {error.problem}") from None
+        except yaml.YAMLError:
+            raise _wrong(path, None, "", "is not valid YAML") from None
+        self.tree: dict[str, Any] = {}
+        if node is None:
+            return
+        if not isinstance(node, yaml.MappingNode):
+            raise _wrong(path, node.start_mark.line + 1, "", "must hold names and values")
+        self.tree = self._mapping(node, ())
+
+    def _mapping(self, node: Any, above: tuple[str, ...]) -> dict[str, Any]:
+        import yaml
+
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _wrong(self.path, line, "", "a name must be plain text")
+            keys = (*above, key_node.value)
+            if key_node.value in found:
+                raise _wrong(self.path, line, ".".join(keys), "is given twice")
+            self._lines[keys] = line
+            if isinstance(value_node, yaml.MappingNode):
+                found[key_node.value] = self._mapping(value_node, keys)
+            elif isinstance(value_node, yaml.ScalarNode):
+                # Plain text as it stands: a key like 0123 or `yes` is not to be reinterpreted.
+                empty = value_node.tag == "tag:yaml.org,2002:null"
+                found[key_node.value] = None if empty else value_node.value
+            else:
+                found[key_node.value] = []
+        return found
+
+    def line(self, keys: tuple[str, ...]) -> int | None:
+        return self._lines.get(keys)
+
+
+def _memory(document: _Toml | _Yaml, environ: Mapping[str, str]) -> dict[str, Value]:
+    """The `memory` table of a file, flattened; other tools' tables are left alone."""
+    memory = document.tree.get("memory")
+    if memory is None:
+        return {}
+    if not isinstance(memory, dict):
+        raise _wrong(document.path, document.line(("memory",)), "memory", "must hold settings")
+    values: dict[str, Value] = {}
+    for name, item in memory.items():
+        if name == "backend":
+            values["backend"] = _value(document, ("memory", "backend"), item)
+        elif name not in _MEMORY:
+            line = document.line(("memory", name))
+            raise _wrong(document.path, line, f"memory.{name}", "is not known")
+        elif not isinstance(item, dict):
+            line = document.line(("memory", name))
+            raise _wrong(document.path, line, f"memory.{name}", "must hold settings")
+        else:
+            values |= _section(document, name, item, environ)
+    return values
+
+
+def _section(
+    document: _Toml | _Yaml, name: str, section: dict[str, Any], environ: Mapping[str, str]
+) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for key, item in section.items():
+        keys = ("memory", name, key)
+        if key not in _MEMORY[name]:
+            raise _wrong(document.path, document.line(keys), ".".join(keys), "is not known")
+        value = _value(document, keys, item)
+        if key not in _KEY_FORMS:
+            values[f"{name}.{key}"] = value
+    secret = _file_key(document, ("memory", name), section, environ)
+    if secret is not None:
+        values[f"{name}.api_key"] = secret
+    return values
+
+
+def _value(document: _Toml | _Yaml, keys: tuple[str, ...], item: Any) -> Value:
+    line = document.line(keys)
+    if isinstance(item, bool) or not isinstance(item, str | int | float):
+        raise _wrong(document.path, line, ".".join(keys), "must be a text or a number")
+    return Value(str(item), f"{document.path}:{line}" if line else str(document.path))
+
+
+def _file_key(
+    document: _Toml | _Yaml,
+    above: tuple[str, ...],
+    section: dict[str, Any],
+    environ: Mapping[str, str],
+) -> Value | None:
+    given = [form for form in _KEY_FORMS if form in section]
+    if not given:
+        return None
+    keys = (*above, given[0])
+    if len(given) > 1:
+        line = document.line((*above, given[1]))
+        raise _wrong(document.path, line, given[1], f"stands beside `{given[0]}`: give one")
+    if given[0] == "api_key" and document.committed:
+        raise _wrong(
+            document.path,
+            document.line(keys),
+            ".".join(keys),
+            "must not be in a file that is committed; use api_key_env, api_key_file or "
+            "api_key_command",
+        )
+    value = _value(document, keys, section[given[0]])
+    if given[0] == "api_key":
+        return value
+    if given[0] == "api_key_env":
+        named = environ.get(value.value)
+        return Value(named, f"{value.origin} (environment {value.value})") if named else None
+    if given[0] == "api_key_file":
+        path = (document.path.parent / Path(value.value).expanduser()).absolute()
+        return Value(_key_from_file(path, value.origin), f"{value.origin} (file)")
+    return Value(_key_from_command(value.value, value.origin), f"{value.origin} (command)")
+
+
+def _environments(document: _Toml, environ: Mapping[str, str]) -> dict[str, Environment]:
+    tables = document.tree.get("environments", {})
+    if not isinstance(tables, dict):
+        line = document.line(("environments",))
+        raise _wrong(document.path, line, "environments", "must hold tables")
+    found: dict[str, Environment] = {}
+    for name, table in tables.items():
+        above = ("environments", name)
+        if not isinstance(table, dict):
+            raise _wrong(document.path, document.line(above), ".".join(above), "must be a table")
+        for key, item in table.items():
+            keys = (*above, key)
+            if key not in _ENVIRONMENT and key != "api_key":
+                raise _wrong(document.path, document.line(keys), ".".join(keys), "is not known")
+            _value(document, keys, item)
+        if "endpoint" not in table:
+            raise _wrong(document.path, document.line(above), ".".join(above), "has no `endpoint`")
+        found[name] = Environment(
+            name=name,
+            endpoint=str(table["endpoint"]),
+            key=_file_key(document, above, table, environ),
+            timeout=str(table["timeout"]) if "timeout" in table else None,
+            origin=f"{document.path}:{document.line(above)}",
+        )
+    return found
+
+
+_ENVIRON_NAMES = {
+    "HDEV_MEMORY_BACKEND": "backend",
+    "HDEV_MEMORY_FILESYSTEM_PATH": "filesystem.path",
+    "HDEV_MEMORY_HTTP_URL": "http.url",
+    "HDEV_MEMORY_HTTP_TIMEOUT": "http.timeout",
+    "HDEV_S3_BUCKET": "s3.bucket",
+    "HDEV_S3_REGION": "s3.region",
+    "HDEV_S3_ENDPOINT_URL": "s3.endpoint_url",
+    "HDEV_S3_ACCESS_KEY_ID": "s3.access_key_id",
+    "HDEV_S3_SECRET_ACCESS_KEY": "s3.secret_access_key",
+}
+_ENVIRON_KEYS = {
+    "HDEV_MEMORY_HTTP_API_KEY": "http.api_key",
+    "HDEV_MEMORY_SOURCE_API_KEY": "source.api_key",
+    "HDEV_MEMORY_TARGET_API_KEY": "target.api_key",
+}
+
+
+def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, Value]]:
+    for variable, name in _ENVIRON_NAMES.items():
+        if environ.get(variable):
+            yield name, Value(environ[variable], f"environment {variable}")
+    for variable, name in _ENVIRON_KEYS.items():
+        found = environ_key(environ, variable)
+        if found is not None:
+            yield name, found
+
+
+def environ_key(environ: Mapping[str, str], variable: str) -> Value | None:
+    """A key from VARIABLE, VARIABLE_FILE or VARIABLE_COMMAND, in this order.
+
+    Raises ConfigError when a file or command is named and gives none.
+    """
+    if environ.get(variable):
+        return Value(environ[variable], f"environment {variable}")
+    if path := environ.get(f"{variable}_FILE"):
+        origin = f"environment {variable}_FILE"
+        return Value(_key_from_file(Path(path).expanduser(), origin), origin)
+    if command := environ.get(f"{variable}_COMMAND"):
+        origin = f"environment {variable}_COMMAND"
+        return Value(_key_from_command(command, origin), origin)
+    return None
+
+
+def _key_from_file(path: Path, origin: str) -> str:
+    try:
+        key = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError):
+        raise _no_key("The file with a key cannot be read.", origin) from None
+    return _key(key, origin)
+
+
+def _key_from_command(command: str, origin: str) -> str:
+    try:
+        done = subprocess.run(
+            shlex.split(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=30,
+            check=True,
+        )
+        key = done.stdout.decode().partition("\n")[0]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        raise _no_key("The command that gives a key has failed.", origin) from None
+    return _key(key, origin)
+
+
+def _key(key: str, origin: str) -> str:
+    if not key or not key.isascii() or not key.isprintable():
+        raise _no_key("A key is empty or holds characters that no key has.", origin)
+    return key
+
+
+def _no_key(what: str, origin: str) -> ConfigError:
+    return ConfigError(
+        what, why=f"It is named in {origin}.", hint="`hdev config check` tells more."
+    )
+
+
+def _check(settings: Settings) -> None:
+    backend = settings.values.get("backend")
+    if backend is not None and backend.value not in ("filesystem", "http", "ephemeral"):
+        raise _bad_value("backend", backend, "is none of filesystem, http, ephemeral")
+    url = settings.values.get("http.url")
+    if url is not None and not _is_url(url.value):
+        raise _bad_value("http.url", url, "is not an http or https URL")
+    timeout = settings.values.get("http.timeout")
+    if timeout is not None and _seconds(timeout.value) is None:
+        raise _bad_value("http.timeout", timeout, "is not a number of seconds above 0")
+    for name in ("http.api_key", "source.api_key", "target.api_key"):
+        if name in settings.values:
+            _key(settings.values[name].value, settings.values[name].origin)
+    for environment in settings.environments.values():
+        if environment.timeout is not None and _seconds(environment.timeout) is None:
+            value = Value(environment.timeout, environment.origin)
+            raise _bad_value("timeout", value, "is not a number of seconds above 0")
+        try:
+            _split_endpoint(environment.endpoint, settings, frozenset({environment.name}))
+        except UsageError as error:
+            value = Value(environment.endpoint, environment.origin)
+            raise _bad_value("endpoint", value, f"is no endpoint ({error.why})") from None
+
+
+def _bad_value(name: str, value: Value, why: str) -> ConfigError:
+    return ConfigError(
+        "A setting is wrong.",
+        why=f"{value.origin}: `{name}` {why}.",
+        hint="Correct it; `hdev config show` tells where each value comes from.",
+    )
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0 < number <= 86_400 else None
+
+
+@dataclass(frozen=True)
+class EndFlags:
+    """What was said on the command line, or in a session, about one end."""
+
+    endpoint: str | None = None
+    kind: str | None = None
+    path: str | None = None
+    url: str | None = None
+    api_key: Secret | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedEnd:
+    """One end, ready to be opened."""
+
+    where: Where
+    label: str
+
+
+@dataclass(frozen=True)
+class Resolved:
+    source: ResolvedEnd
+    target: ResolvedEnd
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Place:
+    kind: str
+    location: str
+    environment: Environment | None = None
+
+
+def resolve(
+    settings: Settings,
+    source: EndFlags,
+    target: EndFlags,
+    *,
+    shared_api_key: Secret | None = None,
+    insecure_http: bool = False,
+) -> Resolved:
+    """Both ends, with the key that belongs to each. Raises UsageError.
+
+    A source that is not given is the local folder, whatever `memory.backend` says: that is what
+    "migrate to your configured server" means. A target must be given.
+    """
+    if source == EndFlags(api_key=source.api_key):
+        source = EndFlags(kind="filesystem", api_key=source.api_key)
+    if target == EndFlags(api_key=target.api_key):
+        raise UsageError(
+            "There is no target.",
+            why="Where the entries shall go was not said.",
+            hint="Give a target, for example --target http --target-url https://HOST.",
+        )
+    warnings: list[str] = []
+    ends = {"source": source, "target": target}
+    places = {side: _place(flags, side, settings) for side, flags in ends.items()}
+    own = {side: _own_key(side, flags, places[side], settings) for side, flags in ends.items()}
+    keys = _shared_keys(places, own, shared_api_key, warnings)
+    for side, place in places.items():
+        if place.kind == "http" and keys[side] is None:
+            keys[side] = _configured_key(place, settings, warnings)
+    resolved = {
+        side: ResolvedEnd(
+            where=Where(
+                kind=place.kind,
+                location=place.location,
+                key=keys[side],
+                timeout=_timeout(place, settings),
+                insecure_http=insecure_http,
+            ),
+            label=_label(place),
+        )
+        for side, place in places.items()
+    }
+    return Resolved(resolved["source"], resolved["target"], tuple(warnings))
+
+
+def _own_key(side: str, flags: EndFlags, place: _Place, settings: Settings) -> Secret | None:
+    if place.kind != "http":
+        return None
+    if flags.api_key is not None:
+        return flags.api_key
+    named = settings.get(f"{side}.api_key")
+    if named is not None:
+        return Secret(named)
+    if place.environment is not None and place.environment.key is not None:
+        return Secret(place.environment.key.value)
+    return None
+
+
+def _shared_keys(
+    places: dict[str, _Place],
+    own: dict[str, Secret | None],
+    shared: Secret | None,
+    warnings: list[str],
+) -> dict[str, Secret | None]:
+    """Give --api-key to the http end that has none of its own, or to both."""
+    keys = dict(own)
+    if shared is None:
+        return keys
+    without = [side for side, place in places.items() if place.kind == "http" and not own[side]]
+    if not without:
+        warnings.append("--api-key is not used: no HTTP end needs it.")
+    if len(without) == 2:
+        warnings.append(
+            "--api-key is sent to both servers; use --source-api-key and --target-api-key to give "
+            "each its own."
+        )
+    for side in without:
+        keys[side] = shared
+    return keys
+
+
+def _configured_key(place: _Place, settings: Settings, warnings: list[str]) -> Secret | None:
+    """The configured key, if it belongs to this server: a key goes to its own origin only."""
+    key = settings.get("http.api_key")
+    if key is None:
+        return None
+    url = settings.get("http.url")
+    if url is None or _origin(url) == _origin(place.location):
+        return Secret(key)
+    warnings.append(
+        "The configured API key is not sent: it belongs to the configured URL, which is another "
+        "server."
+    )
+    return None
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or default
+
+
+def _timeout(place: _Place, settings: Settings) -> float:
+    text = place.environment.timeout if place.environment is not None else None
+    text = text or settings.get("http.timeout")
+    seconds = _seconds(text) if text is not None else None
+    return seconds if seconds is not None else DEFAULT_TIMEOUT
+
+
+def _place(flags: EndFlags, side: str, settings: Settings) -> _Place:
+    """What the flags of one end come to. Raises UsageError where they contradict each other."""
+    if flags.path is not None and flags.url is not None:
+        raise _contradiction(side, f"both --{side}-path and --{side}-url were given")
+    text = flags.endpoint if flags.endpoint is not None else flags.kind
+    if text is None:
+        text = "filesystem" if flags.path is not None else "http"
+    place = _split_endpoint(text, settings, frozenset(), path=flags.path, url=flags.url)
+    if flags.path is not None:
+        if place.kind != "filesystem":
+            raise _contradiction(side, f"--{side}-path goes with a filesystem {side}")
+        return _Place("filesystem", _absolute(flags.path, settings), place.environment)
+    if flags.url is not None:
+        if place.kind != "http":
+            raise _contradiction(side, f"--{side}-url goes with an http {side}")
+        return _Place("http", _checked_url(flags.url), place.environment)
+    return place
+
+
+def _contradiction(side: str, why: str) -> UsageError:
+    return UsageError(f"The {side} is not clear.", why=f"{why[0].upper()}{why[1:]}.")
+
+
+def _split_endpoint(
+    text: str,
+    settings: Settings,
+    seen: frozenset[str],
+    *,
+    path: str | None = None,
+    url: str | None = None,
+) -> _Place:
+    """`NAME`, `filesystem[:PATH]`, `http[:URL]`, `URL` or `ephemeral`."""
+    if text in settings.environments and text not in seen:
+        environment = settings.environments[text]
+        place = _split_endpoint(environment.endpoint, settings, seen | {text})
+        return _Place(place.kind, place.location, environment)
+    kind, colon, rest = text.partition(":")
+    if kind in ("http", "https") and rest.startswith("//"):
+        return _Place("http", _checked_url(text))
+    if kind == "http":
+        given = rest or url or (settings.get("http.url") if not colon else None)
+        if not given:
+            raise UsageError(
+                "There is no URL for the HTTP server.",
+                why="None was given, and none is configured.",
+                hint="Give one as http:https://HOST, or set HDEV_MEMORY_HTTP_URL.",
+            )
+        return _Place("http", _checked_url(given))
+    if kind == "filesystem":
+        default = settings.get("filesystem.path") or str(settings.home / DEFAULT_STORE)
+        if colon and not rest:
+            raise UsageError("There is no path behind `filesystem:`.")
+        return _Place("filesystem", _absolute(rest or path or default, settings))
+    if kind == "ephemeral":
+        return _Place("ephemeral", rest or "memory")
+    hint = "Write filesystem:PATH, http:https://HOST, or the name of an environment."
+    names = ", ".join(sorted(settings.environments)) or "none are configured"
+    raise UsageError(
+        "This is no endpoint.",
+        why=f"{text!r} is no backend, no URL, and no environment ({names}).",
+        hint=hint,
+    )
+
+
+def _checked_url(text: str) -> str:
+    url_hint = "Write it as https://HOST or https://HOST:PORT."
+    if not _is_url(text):
+        raise UsageError("This is not an http or https URL.", hint=url_hint)
+    url = urlsplit(text)
+    if url.username is not None or url.password is not None:
+        # Not quoted: the text holds a password.
+        raise UsageError(
+            "A URL must not hold a user or a password.",
+            hint="Give the key with --api-key or HDEV_MEMORY_HTTP_API_KEY.",
+        )
+    if url.query or url.fragment:
+        raise UsageError("A server's URL has no query and no fragment.", hint=url_hint)
+    return text.rstrip("/")
+
+
+def _absolute(path: str, settings: Settings) -> str:
+    if path == "~" or path.startswith("~/"):
+        path = str(settings.home) + path[1:]
+    if not path or "\0" in path:
+        raise UsageError("A path is empty or not allowed.")
+    # Normalised without resolving links, so that what is recorded is what was said.
+    return os.path.normpath(settings.cwd / path)
+
+
+def _label(place: _Place) -> str:
+    if place.environment is not None:
+        text = place.environment.name
+    elif place.kind == "http":
+        url = urlsplit(place.location)
+        text = f"{url.hostname}-{url.port}" if url.port else str(url.hostname)
+    else:
+        text = Path(place.location).name or "root"
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.")[:60] or place.kind

@@ -1,0 +1,1 @@
+"""How people see a plan: compared once into a neutral document, then rendered."""

@@ -1,0 +1,186 @@
+"""The neutral review of a plan: compared once, every foreign text made inert, rendered many times."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+from typing import assert_never
+
+from hdev_memory.core.diff import AnyAction, Blocked, Create, Delete, Overwrite, Skip
+from hdev_memory.core.entry import Value
+from hdev_memory.core.plan import End, Summary
+from hdev_memory.plandir import OpenPlan
+from hdev_memory.review.inert import inert
+
+KINDS = ("create", "overwrite", "blocked", "skip", "delete")
+"""In the order of a review; deletes come last, as they run last."""
+
+SYMBOLS = {"create": "+", "overwrite": "~", "delete": "-", "skip": "=", "blocked": "!"}
+
+NEVER_CUT = frozenset({"overwrite", "delete", "blocked"})
+"""Kinds that are listed in full whatever the limit: they are what a review is for."""
+
+
+class Row(Value, frozen=True):
+    """One action; every text is inert. `before` and `after` are sizes in bytes, None for absence."""
+
+    kind: str
+    key: str
+    before: int | None
+    after: int | None
+    reason: str
+
+
+class EndLine(Value, frozen=True):
+    """One end in words."""
+
+    kind: str
+    location: str
+    promises: str
+
+
+class Document(Value, frozen=True):
+    """Everything that a renderer needs; `omitted` counts rows left out for their number, by kind."""
+
+    name: str
+    plan_id: str
+    effect: str
+    source: EndLine
+    target: EndLine
+    options: str
+    rows: dict[str, list[Row]]
+    omitted: dict[str, int]
+    summary: Summary
+    findings: tuple[str, ...]
+    created: str
+    expires: str | None
+
+
+def describe(
+    opened: OpenPlan,
+    *,
+    name: str,
+    limit: int | None = 200,
+    only: str | None = None,
+    key: str | None = None,
+) -> Document:
+    """Describe a plan; `limit` rows of each kind that may be cut, None for all.
+
+    `only` keeps one kind of action, `key` those whose key matches a glob; both leave the totals as
+    they are.
+    """
+    plan = opened.plan
+    rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
+    omitted = dict.fromkeys(KINDS, 0)
+    for action in opened.actions():
+        if key is not None and not fnmatch.fnmatchcase(action.key, key):
+            continue
+        row = _row(action)
+        if only is not None and row.kind != only:
+            continue
+        if limit is not None and row.kind not in NEVER_CUT and len(rows[row.kind]) >= limit:
+            omitted[row.kind] += 1
+        else:
+            rows[row.kind].append(row)
+    return Document(
+        name=inert(name),
+        plan_id=plan.plan_id,
+        effect=plan.tail.effect,
+        source=_end(plan.head.source),
+        target=_end(plan.head.target),
+        options=_options(opened),
+        rows=rows,
+        omitted=omitted,
+        summary=plan.tail.summary,
+        findings=tuple(inert(finding.text) for finding in plan.tail.findings),
+        created=plan.tail.provenance.created,
+        expires=plan.tail.provenance.expires,
+    )
+
+
+def _row(action: AnyAction) -> Row:
+    match action:
+        case Create():
+            before = action.before.bytes if action.before is not None else None
+            return _of("create", action, before, action.after.bytes)
+        case Overwrite():
+            return _of("overwrite", action, action.before.bytes, action.after.bytes)
+        case Delete():
+            return _of("delete", action, action.before.bytes, None)
+        case Skip():
+            return _of("skip", action, action.before.bytes, action.before.bytes)
+        case Blocked():
+            return _of("blocked", action, None, None)
+        case _:
+            assert_never(action)
+
+
+def _of(kind: str, action: AnyAction, before: int | None, after: int | None) -> Row:
+    return Row(
+        kind=kind, key=inert(action.key), before=before, after=after, reason=inert(action.reason)
+    )
+
+
+def _end(end: End) -> EndLine:
+    promises = {
+        "atomic": "writes are conditional",
+        "guarded": "writes are guarded by re-reading",
+        "none": "writes are not guarded",
+    }[end.capabilities.cas]
+    durable = "durable" if end.capabilities.durability == "synced" else "durability unknown"
+    return EndLine(kind=end.kind, location=inert(end.location), promises=f"{promises}, {durable}")
+
+
+def _options(opened: OpenPlan) -> str:
+    options = opened.plan.head.options
+    return inert(", ".join(_said(options.overwrite, options.delete, options.compare)))
+
+
+def _said(overwrite: bool, delete: bool, compare: str) -> Iterator[str]:
+    yield "overwriting is " + ("on" if overwrite else "off")
+    yield "deleting is " + ("on" if delete else "off")
+    if compare == "content":
+        yield "metadata is not compared"
+
+
+def totals(summary: Summary) -> str:
+    """The sentence that everybody looks for first."""
+    return (
+        f"Plan: {summary.create} to create, {summary.overwrite} to overwrite, "
+        f"{summary.delete} to delete."
+    )
+
+
+def rest(summary: Summary) -> str:
+    """What the plan leaves alone, in one sentence."""
+    parts = [
+        f"{summary.skip} skipped",
+        f"{summary.blocked} blocked",
+        f"{summary.unchanged} unchanged",
+    ]
+    if summary.target_only:
+        parts.append(f"{summary.target_only} only in the target (kept)")
+    if summary.ignored:
+        parts.append(f"{summary.ignored} other files ignored")
+    return ", ".join(parts) + f"; {size(summary.bytes)} to write."
+
+
+def size(count: int | None) -> str:
+    """A number of bytes for people: `812 B`, `2.0 KiB`, `1.4 MiB`."""
+    if count is None:
+        return ""
+    if count < 1024:
+        return f"{count} B"
+    number, unit = count / 1024, "KiB"
+    for larger in ("MiB", "GiB"):
+        if number < 1024:
+            break
+        number, unit = number / 1024, larger
+    return f"{number:.1f} {unit}"
+
+
+def sizes(row: Row) -> str:
+    """The size of a row: one number, or two where it changes."""
+    if row.kind == "overwrite" and row.before != row.after:
+        return f"{size(row.before)} → {size(row.after)}"
+    return size(row.after if row.after is not None else row.before)
