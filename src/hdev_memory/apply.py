@@ -39,7 +39,7 @@ from hdev_memory.core.diff import (
 )
 from hdev_memory.core.digest import NotCanonical
 from hdev_memory.core.entry import Absent, Entry, Normalisation, State, Unreadable
-from hdev_memory.core.plan import Head, Plan
+from hdev_memory.core.plan import End, Head, Plan
 from hdev_memory.errors import (
     BackendError,
     DriftError,
@@ -122,18 +122,20 @@ def check_expiry(plan: Plan, now: datetime) -> None:
 
 def check_ends(head: Head, source: Reader, target: Reader) -> None:
     """Raise PlanError when an end is not the one that the plan was made for."""
-    for side, planned, found in (
-        ("source", head.source, source),
-        ("target", head.target, target),
+    check_end("source", head.source, source)
+    check_end("target", head.target, target)
+
+
+def check_end(side: str, planned: End, found: Reader) -> None:
+    """Raise PlanError when this is not the end that was planned with."""
+    if planned.kind != found.endpoint.kind:
+        raise _other(side, f"it is a {planned.kind} {side}, this is {found.endpoint.kind}")
+    if planned.store is not None and planned.store != found.endpoint.store:
+        raise _other(side, "the store announces another identity than the plan's")
+    if planned.capabilities.line_ends != found.capabilities.line_ends or (
+        planned.capabilities.metadata != found.capabilities.metadata
     ):
-        if planned.kind != found.endpoint.kind:
-            raise _other(side, f"it is a {planned.kind} {side}, this is {found.endpoint.kind}")
-        if planned.store is not None and planned.store != found.endpoint.store:
-            raise _other(side, "the store announces another identity than the plan's")
-        if planned.capabilities.line_ends != found.capabilities.line_ends or (
-            planned.capabilities.metadata != found.capabilities.metadata
-        ):
-            raise _other(side, "the backend treats content or metadata in another way")
+        raise _other(side, "the backend treats content or metadata in another way")
 
 
 def _other(side: str, why: str) -> PlanError:

@@ -123,7 +123,7 @@ def run(words: list[str]) -> int:
         return 130
     except BrokenPipeError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last line of defence against tracebacks
         if hasattr(error, "format_message"):
             return _usage(error, words)
         return _bug(error)

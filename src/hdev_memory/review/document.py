@@ -1,4 +1,4 @@
-"""The neutral review of a plan: compared once, every foreign text made inert, rendered many times."""
+"""The neutral review of a plan: compared once, made inert once, rendered many times."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEVER_CUT = frozenset({"overwrite", "delete", "blocked"})
 
 
 class Row(Value, frozen=True):
-    """One action; every text is inert. `before` and `after` are sizes in bytes, None for absence."""
+    """One action, its texts inert; `before` and `after` are sizes in bytes, None for absence."""
 
     kind: str
     key: str
@@ -40,7 +40,7 @@ class EndLine(Value, frozen=True):
 
 
 class Document(Value, frozen=True):
-    """Everything that a renderer needs; `omitted` counts rows left out for their number, by kind."""
+    """Everything that a renderer needs; `omitted` counts the rows left out, by kind."""
 
     name: str
     plan_id: str

@@ -1,4 +1,4 @@
-"""The review in a terminal: summary first and last, deletes in their own block, never colour alone."""
+"""The review in a terminal: summary first and last, a block for each kind, never colour alone."""
 
 from __future__ import annotations
 

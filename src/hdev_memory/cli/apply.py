@@ -1,0 +1,64 @@
+"""`hdev apply`: carry out exactly a plan."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hdev_memory.cli import options as flags
+
+
+def apply(
+    plan: flags.PlanPlace,
+    expect: flags.Expect = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Execute a plan that has been finished once more.")
+    ] = False,
+    keep_going: flags.KeepGoing = False,
+    source_path: flags.SourcePath = None,
+    source_url: flags.SourceUrl = None,
+    target_path: flags.TargetPath = None,
+    target_url: flags.TargetUrl = None,
+    api_key: flags.ApiKey = None,
+    source_api_key: flags.SourceApiKey = None,
+    target_api_key: flags.TargetApiKey = None,
+    insecure_http: flags.InsecureHttp = False,
+    json: flags.Json = False,
+) -> int:
+    """Carry out exactly PLAN, if neither end has drifted; run it again to resume.
+
+    Every action is compared with both ends before the first write, and each entry once more at the
+    moment of its write. The paths and URLs tell where the ends lie on this machine.
+    """
+    from hdev_memory import apply as engine
+    from hdev_memory import plandir
+    from hdev_memory.cli import context, steps
+    from hdev_memory.config import EndFlags, resolve
+
+    with plandir.load(plan) as opened, plandir.Lock(opened.folder):
+        steps.check_expected(opened, expect)
+        shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
+        settings = context.settings()
+        source, target = steps.ends_of(
+            settings,
+            opened,
+            EndFlags(path=source_path, url=source_url, api_key=own_source),
+            EndFlags(path=target_path, url=target_url, api_key=own_target),
+        )
+        resolved = resolve(
+            settings, source, target, shared_api_key=shared, insecure_http=insecure_http
+        )
+        for warning in resolved.warnings:
+            context.warn(warning)
+        with steps.opened_ends(resolved.source, resolved.target) as ends:
+            if not again and steps.already_finished(opened, ends):
+                context.say("Nothing to do: this plan was applied, and the target still stands so.")
+                return 0
+            try:
+                outcome, receipt = steps.carry_out(opened, ends, keep_going=keep_going)
+            except engine.DriftFound as error:
+                steps.print_drift(error, json=json)
+                raise
+        steps.print_outcome(opened, outcome, receipt, json=json)
+        return 0 if outcome.complete else 4

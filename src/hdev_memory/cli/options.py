@@ -1,0 +1,68 @@
+"""The flags that several commands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Source = Annotated[
+    str | None, typer.Option("--source", help="Where entries come from: an endpoint.")
+]
+Target = Annotated[str | None, typer.Option("--target", help="Where entries go: an endpoint.")]
+SourcePath = Annotated[
+    str | None, typer.Option("--source-path", metavar="PATH", help="The source's folder.")
+]
+SourceUrl = Annotated[
+    str | None, typer.Option("--source-url", metavar="URL", help="The source's server.")
+]
+TargetPath = Annotated[
+    str | None, typer.Option("--target-path", metavar="PATH", help="The target's folder.")
+]
+TargetUrl = Annotated[
+    str | None, typer.Option("--target-url", metavar="URL", help="The target's server.")
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option("--api-key", metavar="KEY", help="Key for the HTTP end that has none of its own."),
+]
+SourceApiKey = Annotated[
+    str | None, typer.Option("--source-api-key", metavar="KEY", help="Key for the source's server.")
+]
+TargetApiKey = Annotated[
+    str | None, typer.Option("--target-api-key", metavar="KEY", help="Key for the target's server.")
+]
+InsecureHttp = Annotated[
+    bool,
+    typer.Option("--insecure-http", help="Let a key travel over plain http to another machine."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs on stdout.")]
+PlanPlace = Annotated[
+    Path, typer.Argument(metavar="PLAN", help="The plan's folder, or its plan.json.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace entries of the target that differ.")
+]
+Delete = Annotated[
+    bool, typer.Option("--delete", help="Delete entries of the target that the source lacks.")
+]
+MaxDelete = Annotated[
+    str | None,
+    typer.Option("--max-delete", metavar="N|N%", help="Refuse to plan more deletes than this."),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option("--include", metavar="PATTERN", help="Only keys that match (gitignore pattern)."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="PATTERN", help="No keys that match (gitignore pattern)."),
+]
+Expect = Annotated[
+    str | None,
+    typer.Option("--expect", metavar="sha256:…", help="Refuse any plan but the one of this id."),
+]
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", help="Go on when an entry fails, and report each.")
+]

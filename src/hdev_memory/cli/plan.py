@@ -1,0 +1,108 @@
+"""`hdev plan`: compare two memories and write a plan."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hdev_memory.cli import options as flags
+
+
+def plan(
+    source_endpoint: Annotated[
+        str | None, typer.Argument(metavar="[SOURCE]", help="An endpoint; see --source.")
+    ] = None,
+    target_endpoint: Annotated[
+        str | None, typer.Argument(metavar="[TARGET]", help="An endpoint; see --target.")
+    ] = None,
+    source: flags.Source = None,
+    target: flags.Target = None,
+    source_path: flags.SourcePath = None,
+    source_url: flags.SourceUrl = None,
+    target_path: flags.TargetPath = None,
+    target_url: flags.TargetUrl = None,
+    api_key: flags.ApiKey = None,
+    source_api_key: flags.SourceApiKey = None,
+    target_api_key: flags.TargetApiKey = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FOLDER", help="The plan's folder.")
+    ] = None,
+    overwrite: flags.Overwrite = False,
+    delete: flags.Delete = False,
+    max_delete: flags.MaxDelete = None,
+    include: flags.Include = None,
+    exclude: flags.Exclude = None,
+    compare: Annotated[
+        str, typer.Option("--compare", metavar="content|all", help="What makes entries differ.")
+    ] = "all",
+    expires: Annotated[
+        str, typer.Option("--expires", metavar="SPAN", help="7d, 12h, 30m or never.")
+    ] = "7d",
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit 2 when there is something to do.")
+    ] = False,
+    insecure_http: flags.InsecureHttp = False,
+    json: flags.Json = False,
+) -> int:
+    """Compare SOURCE with TARGET and write a plan that can be reviewed, approved and applied.
+
+    An endpoint is `filesystem`, `filesystem:PATH`, `http:https://HOST`, `https://HOST`, or the name
+    of an environment from hdev.toml. Nothing is written but the plan's folder.
+    """
+    from hdev_memory.cli import context, steps
+    from hdev_memory.config import EndFlags, resolve
+    from hdev_memory.errors import UsageError
+    from hdev_memory.review import document, terminal
+
+    if source_endpoint and source:
+        raise UsageError("The source was given twice.")
+    if target_endpoint and target:
+        raise UsageError("The target was given twice.")
+    shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
+    resolved = resolve(
+        context.settings(),
+        EndFlags(source_endpoint or source, None, source_path, source_url, own_source),
+        EndFlags(target_endpoint or target, None, target_path, target_url, own_target),
+        shared_api_key=shared,
+        insecure_http=insecure_http,
+    )
+    for warning in resolved.warnings:
+        context.warn(warning)
+    wish = steps.Wish(
+        overwrite,
+        delete,
+        max_delete,
+        compare,
+        tuple(include or ()),
+        tuple(exclude or ()),
+        expires,
+    )
+    with (
+        steps.opened_ends(resolved.source, resolved.target) as ends,
+        steps.make_plan(resolved, ends, wish, out, Path("plans")) as opened,
+    ):
+        summary = opened.plan.tail.summary
+        if json:
+            context.print_json(
+                {
+                    "type": "summary",
+                    "plan": str(opened.folder),
+                    "plan_id": opened.plan.plan_id,
+                    "effect": opened.plan.tail.effect,
+                    "summary": {name: getattr(summary, name) for name in summary.__struct_fields__},
+                }
+            )
+        else:
+            described = document.describe(opened, name=opened.folder.name)
+            text = terminal.render(
+                described, width=context.width(), colour=context.colour(sys.stdout)
+            )
+            context.say(text)
+            if summary.writes:
+                context.say(f"Next: hdev apply {opened.folder}")
+            else:
+                context.say("Nothing to do.")
+    return 2 if detailed_exitcode and summary.writes else 0

@@ -1,0 +1,64 @@
+"""`hdev show`: a plan, for people or programs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hdev_memory.cli import options as flags
+
+
+def show(
+    plan: flags.PlanPlace,
+    form: Annotated[
+        str, typer.Option("--format", metavar="terminal|markdown|json", help="How to show it.")
+    ] = "terminal",
+    stat: Annotated[bool, typer.Option("--stat", help="Only the totals.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Every action, however many.")] = False,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="KIND", help="Only this kind of action.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="GLOB", help="Only keys that match.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")
+    ] = None,
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit 2 when there is something to do.")
+    ] = False,
+) -> int:
+    """Show a plan for review. The plan is checked to its last byte before anything is shown."""
+    from hdev_memory import durable, plandir
+    from hdev_memory.cli import context
+    from hdev_memory.errors import UsageError
+    from hdev_memory.review import document, json, markdown, terminal
+
+    if only is not None and only not in document.KINDS:
+        raise UsageError("--only takes " + ", ".join(document.KINDS) + ".")
+    with plandir.load(plan) as opened:
+        if form == "json":
+            text = json.render(opened)
+        elif form in ("terminal", "markdown"):
+            described = document.describe(
+                opened,
+                name=opened.folder.name,
+                limit=None if full else 200,
+                only=only,
+                key=key,
+            )
+            if form == "markdown":
+                text = markdown.render(described)
+            else:
+                colour = out is None and context.colour(sys.stdout)
+                text = terminal.render(described, width=context.width(), colour=colour, stat=stat)
+        else:
+            raise UsageError("--format takes terminal, markdown or json.")
+        if out is not None:
+            durable.write_whole(out.absolute(), text.encode())
+        else:
+            context.say(text.removesuffix("\n"))
+        return 2 if detailed_exitcode and opened.plan.tail.summary.writes else 0
