@@ -1,0 +1,38 @@
+"""The checks of this project: `nox` runs them all."""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.options.default_venv_backend = "venv"
+
+PINNED = ("-c", "constraints.txt")
+TEST_TOOLS = (
+    "fastapi",
+    "hypothesis",
+    "pexpect",
+    "pytest",
+    "pytest-randomly",
+    "pytest-timeout",
+    "pytest-xdist",
+    "syrupy",
+)
+LINT_TOOLS = ("fastapi", "import-linter", "mypy", "nox", "pytest", "ruff", "types-PyYAML")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Form, types, and the direction of imports."""
+    session.install(*PINNED, *LINT_TOOLS, ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("mypy")
+    session.run("lint-imports")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite, on as many processes as there are cores."""
+    session.install(*PINNED, *TEST_TOOLS, ".")
+    session.run("pytest", "-n", "auto", *session.posargs)
