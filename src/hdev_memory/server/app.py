@@ -1,0 +1,352 @@
+"""The requests and answers of the memory server."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from hdev_memory import __version__
+from hdev_memory.backends.base import Backend, Secret
+from hdev_memory.core.digest import NotCanonical, canonical_json, decode_object
+from hdev_memory.core.entry import Entry, InvalidKey, Unreadable, check_key, display_name
+from hdev_memory.errors import HdevError
+from hdev_memory.server.store import (
+    Conditions,
+    PreconditionFailed,
+    Refused,
+    Store,
+    etag,
+    listing,
+    search,
+    tree,
+)
+
+DEFAULT_MAX_ENTRY_BYTES = 1024 * 1024
+TOO_LARGE = 413
+
+log = logging.getLogger("hdev_memory.server")
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Compact JSON as the existing server writes it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Response(text.encode("utf-8", "replace"), status, headers, media_type="application/json")
+
+
+class _Keys:
+    """Who may do what, by the SHA-256 of the key."""
+
+    def __init__(self, full: Secret | None, read_only: Secret | None) -> None:
+        self._full = _digest(full.reveal()) if full is not None else None
+        self._read_only = _digest(read_only.reveal()) if read_only is not None else None
+
+    def check(self, request: Request, *, writing: bool) -> None:
+        """Raises HTTPException 401 or 403."""
+        if self._full is None and self._read_only is None:
+            return
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            raise HTTPException(401, "API key required", {"WWW-Authenticate": "Bearer"})
+        given = _digest(key)
+        full = self._full is not None and hmac.compare_digest(given, self._full)
+        reads = self._read_only is not None and hmac.compare_digest(given, self._read_only)
+        if not full and not reads:
+            raise HTTPException(401, "Invalid API key", {"WWW-Authenticate": "Bearer"})
+        if writing and not full:
+            raise HTTPException(403, "This API key may only read")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def create_app(
+    backend: Backend,
+    *,
+    store_id: str,
+    api_key: Secret | None = None,
+    read_only_api_key: Secret | None = None,
+    max_entry_bytes: int = DEFAULT_MAX_ENTRY_BYTES,
+) -> Starlette:
+    """The server as an ASGI app; without any key every request is allowed."""
+    server = _Server(backend, store_id, _Keys(api_key, read_only_api_key), max_entry_bytes)
+    return Starlette(
+        routes=[
+            Route("/api/health", server.health, methods=["GET"]),
+            Route("/api/memory/tree", server.guarded(server.tree), methods=["GET"]),
+            Route("/api/memory/search", server.guarded(server.search), methods=["GET"]),
+            Route("/api/memory/entry/{path:path}", server.guarded(server.entry), methods=["GET"]),
+            Route(
+                "/api/memory/entry/{path:path}",
+                server.guarded(server.put, writing=True),
+                methods=["PUT"],
+            ),
+            Route(
+                "/api/memory/entry/{path:path}",
+                server.guarded(server.delete, writing=True),
+                methods=["DELETE"],
+            ),
+            Route("/api/memory/backup", server.guarded(_no_s3, writing=True), methods=["POST"]),
+            Route("/api/memory/restore", server.guarded(_no_s3, writing=True), methods=["POST"]),
+            Route("/api/memory/backups", server.guarded(_no_s3), methods=["GET"]),
+            Route(
+                "/api/memory/backup/{key:path}",
+                server.guarded(_no_s3, writing=True),
+                methods=["DELETE"],
+            ),
+        ],
+        exception_handlers={HTTPException: _detail, HdevError: _broken},
+    )
+
+
+async def _detail(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return answer({"detail": error.detail}, error.status_code, dict(error.headers or {}))
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    log.error("%s", error)
+    return answer({"detail": "The store cannot be read"}, 500)
+
+
+async def _no_s3(request: Request) -> Response:
+    return answer(
+        {
+            "success": False,
+            "message": "S3 backup is not configured or enabled",
+            "error": "S3 backup not available",
+        }
+    )
+
+
+class _Server:
+    def __init__(self, backend: Backend, store_id: str, keys: _Keys, max_entry_bytes: int) -> None:
+        self._store = Store(backend)
+        self._store_id = store_id
+        self._keys = keys
+        self._max = max_entry_bytes
+
+    def guarded(self, handler: Handler, *, writing: bool = False) -> Handler:
+        """The handler behind the check of the key, before the body is looked at."""
+
+        async def checked(request: Request) -> Response:
+            self._keys.check(request, writing=writing)
+            return await handler(request)
+
+        return checked
+
+    async def health(self, request: Request) -> Response:
+        capabilities = self._store.backend.capabilities
+        return answer(
+            {
+                "healthy": True,
+                "message": "Backend is healthy",
+                "details": {
+                    "backend_type": type(self._store.backend).__name__,
+                    "server": "hdev-memory",
+                    "version": __version__,
+                    "store": self._store_id,
+                    "max_entry_bytes": self._max,
+                    "capabilities": {
+                        "cas": capabilities.cas,
+                        "durability": capabilities.durability,
+                    },
+                },
+                "timestamp": datetime.now(UTC).isoformat(),
+            }
+        )
+
+    async def tree(self, request: Request) -> Response:
+        prefix = request.query_params.get("prefix", "").strip("/")
+        depth = _depth(request.query_params.get("depth"))
+        keys = [] if depth == 0 else await run_in_threadpool(self._store.keys, prefix)
+        if prefix and not keys and depth != 0:
+            error = f"Path {prefix} does not exist"
+            return answer(_tree_answer(prefix, {}, error))
+        return answer(_tree_answer(prefix, tree(keys, prefix, depth), None))
+
+    async def search(self, request: Request) -> Response:
+        query = request.query_params.get("q")
+        if query is None:
+            raise _missing("query", "q")
+        prefix = request.query_params.get("prefix", "").strip("/")
+        results = await run_in_threadpool(search, self._store, query, prefix)
+        return answer({"query": query, "results": results, "success": True, "error": None})
+
+    async def entry(self, request: Request) -> Response:
+        path = request.path_params["path"]
+        key = path.rstrip("/")
+        if key and key == path:
+            try:
+                check_key(key)
+            except InvalidKey as error:
+                return answer(_entry_answer("error", path, f"Error reading memory entry: {error}"))
+            found = await run_in_threadpool(self._store.read, key)
+            if isinstance(found, Entry):
+                shown = _entry_answer("file", key, None)
+                shown["content"] = found.content.decode()
+                shown["metadata"] = found.metadata
+                return answer(shown, headers={"ETag": etag(found)})
+            if isinstance(found, Unreadable):
+                reason = f"Error reading memory entry: {found.reason}"
+                return answer(_entry_answer("error", key, reason))
+        keys = await run_in_threadpool(self._store.keys, key)
+        if keys or not key:
+            shown = _entry_answer("directory", key, None)
+            shown["items"] = listing(keys, key)
+            return answer(shown)
+        reason = f"Memory entry content at {key}.md does not exist"
+        return answer(_entry_answer("file", key, reason))
+
+    async def put(self, request: Request) -> Response:
+        path = request.path_params["path"]
+        content, metadata = await self._body(request)
+        try:
+            check_key(path)
+        except InvalidKey as error:
+            return answer(_written(path, f"Error writing memory entry: the key {error}"))
+        merge = request.headers.get("hdev-metadata") != "replace"
+        call = partial(
+            self._store.put, path, content, metadata, merge=merge, conditions=_conditions(request)
+        )
+        try:
+            tag = await run_in_threadpool(call)
+        except PreconditionFailed as error:
+            return _precondition(error)
+        except Refused as error:
+            return answer(_written(path, f"Error writing memory entry: {error}"))
+        return answer(_written(path, None), headers={"ETag": tag})
+
+    async def delete(self, request: Request) -> Response:
+        path = request.path_params["path"]
+        try:
+            key = check_key(path.removesuffix("/"))
+        except InvalidKey as error:
+            return answer(_deleted(path, "", f"Error: the path {error}"))
+        conditions = _conditions(request)
+        try:
+            if key == path and await run_in_threadpool(self._store.delete, key, conditions):
+                return answer(_deleted(path, f"Successfully deleted memory entry {path}", None))
+            below = await run_in_threadpool(self._store.keys, key)
+            if not below or conditions.any:
+                return answer(_deleted(path, "", f"Error: Memory entry at {path} does not exist"))
+            for inner in below:
+                await run_in_threadpool(self._store.delete, inner, Conditions(None, None))
+        except PreconditionFailed as error:
+            return _precondition(error)
+        except Refused as error:
+            return answer(_deleted(path, "", f"Error: {error}"))
+        text = f"Successfully deleted directory {path} and all its contents"
+        return answer(_deleted(path, text, None))
+
+    async def _body(self, request: Request) -> tuple[bytes, dict[str, Any]]:
+        """The content and metadata of a PUT; raises HTTPException 413 or 422."""
+        # An escaped character takes six bytes at most, so this is past any body that is allowed.
+        limit = 6 * self._max * 2 + 64 * 1024
+        raw = bytearray()
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > limit:
+                raise HTTPException(TOO_LARGE, "The entry is too large")
+        try:
+            body = decode_object(raw.decode())
+        except (UnicodeDecodeError, NotCanonical) as error:
+            raise _unprocessable("json_invalid", ["body"], f"JSON decode error: {error}") from None
+        content, metadata = body.get("content"), body.get("metadata")
+        if "content" not in body:
+            raise _missing("body", "content")
+        if not isinstance(content, str):
+            raise _unprocessable("string_type", ["body", "content"], "Input should be a string")
+        if metadata is not None and not isinstance(metadata, dict):
+            kind = "Input should be a valid dictionary"
+            raise _unprocessable("dict_type", ["body", "metadata"], kind)
+        try:
+            text = content.encode()
+            size = len(canonical_json(metadata or {}))
+        except UnicodeEncodeError:
+            kind = "Input should be valid Unicode"
+            raise _unprocessable("string_unicode", ["body", "content"], kind) from None
+        except NotCanonical as error:
+            raise _unprocessable("dict_type", ["body", "metadata"], f"It {error}") from None
+        if len(text) > self._max or size > self._max:
+            raise HTTPException(TOO_LARGE, "The entry is too large")
+        return text, metadata or {}
+
+
+def _conditions(request: Request) -> Conditions:
+    return Conditions(request.headers.get("if-match"), request.headers.get("if-none-match"))
+
+
+def _precondition(error: PreconditionFailed) -> Response:
+    headers = {"ETag": error.etag} if error.etag is not None else None
+    return answer({"detail": "The entry is not what was expected"}, 412, headers)
+
+
+def _depth(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise _unprocessable("int_parsing", ["query", "depth"], "Input should be a valid integer")
+    return int(text)
+
+
+def _missing(place: str, name: str) -> HTTPException:
+    return _unprocessable("missing", [place, name], "Field required")
+
+
+def _unprocessable(kind: str, place: list[str], text: str) -> HTTPException:
+    return HTTPException(422, [{"type": kind, "loc": place, "msg": text}])  # type: ignore[arg-type]
+
+
+def _tree_answer(prefix: str, items: dict[str, Any], error: str | None) -> dict[str, Any]:
+    return {
+        "type": "tree",
+        "path": prefix,
+        "items": items,
+        "success": error is None,
+        "error": error,
+    }
+
+
+def _entry_answer(kind: str, path: str, error: str | None) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "path": _shown(path),
+        "content": None,
+        "metadata": None,
+        "items": None,
+        "success": error is None,
+        "error": error,
+    }
+
+
+def _written(path: str, error: str | None) -> dict[str, Any]:
+    message = f"Memory entry written successfully to {path}" if error is None else ""
+    return {"path": _shown(path), "success": error is None, "message": message, "error": error}
+
+
+def _deleted(path: str, message: str, error: str | None) -> dict[str, Any]:
+    return {"path": _shown(path), "success": error is None, "message": message, "error": error}
+
+
+def _shown(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return display_name(path)
+    return path

@@ -1,0 +1,63 @@
+"""Run the app: in this process until a signal, or in a thread for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+
+from hdev_memory.errors import HdevError
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises HdevError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((host, port))
+        opened.listen(1024)
+    except (OSError, OverflowError) as error:
+        opened.close()
+        raise HdevError(
+            "The server cannot listen there.",
+            why=f"{host} port {port}: {getattr(error, 'strerror', None) or error}.",
+            hint="Stop what uses the port, or choose another with --port (0 takes a free one).",
+        ) from None
+    return opened
+
+
+def _config(app: Starlette, log_level: str) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_level=log_level,
+        lifespan="off",
+        access_log=log_level in ("info", "debug", "trace"),
+        timeout_graceful_shutdown=10,
+    )
+
+
+def run(app: Starlette, opened: socket.socket, ready: Callable[[], None], log_level: str) -> None:
+    """Serve until SIGINT or SIGTERM; `ready` is called when requests are answered."""
+    server = uvicorn.Server(_config(app, log_level))
+    ready()  # the socket listens already: a request sent now waits and is answered
+    server.run(sockets=[opened])
+
+
+@contextlib.contextmanager
+def serve_in_thread(app: Starlette) -> Iterator[str]:
+    """Serve on a free loopback port while the context lasts; gives the URL."""
+    opened = listen("127.0.0.1", 0)
+    server = uvicorn.Server(_config(app, "critical"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{opened.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=15)
+        opened.close()
