@@ -1,0 +1,493 @@
+"""A memory server over HTTP: the existing system's, as it is, or our own, found by the handshake.
+
+The existing server answers nearly every failure with HTTP 200 and `"success": false`, has no
+conditional writes, returns CRLF as LF, merges metadata, and reads another entry for a name with a
+dot in it. What is done about each of these is said where it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+from urllib.parse import quote
+
+from hdev_memory.backends.base import (
+    EVERYTHING,
+    PERMISSION_DENIED,
+    Change,
+    Closing,
+    Drifted,
+    Endpoint,
+    Failed,
+    Put,
+    Receipt,
+    Removed,
+    Scope,
+    Stored,
+    Where,
+)
+from hdev_memory.backends.http_transport import (
+    Answer,
+    RequestFailed,
+    Transport,
+    failure,
+    short,
+    unreachable,
+)
+from hdev_memory.core.diff import TOO_LARGE
+from hdev_memory.core.digest import NotCanonical, canonical_json
+from hdev_memory.core.entry import (
+    Absent,
+    Capabilities,
+    Entry,
+    EntryState,
+    InvalidKey,
+    Normalisation,
+    State,
+    Unreadable,
+    check_key,
+    display_name,
+    has_suffix,
+)
+from hdev_memory.errors import BackendError, KeyRefusedError
+
+EXISTING = Capabilities(
+    cas="guarded",
+    durability="unknown",
+    line_ends="lf",
+    metadata="merge",
+    names="no-suffix",
+    beside=("/",),
+    max_segment_bytes=241,
+)
+"""What the existing server can promise."""
+
+_ENTRY = "/api/memory/entry/"
+_LISTING_FROM = 3
+"""Of so many keys in one folder it pays to read the folder's listing first."""
+
+Found = Entry | Absent | Unreadable
+
+
+class HttpBackend(Closing):
+    """One memory server."""
+
+    ignored = 0
+
+    def __init__(self, where: Where) -> None:
+        """Shake hands. Raises BackendError, KeyRefusedError or UsageError within two seconds."""
+        self._transport = Transport(where)
+        self._location = where.location
+        self._folders: set[str] = set()
+        self._entries: set[str] = set()
+        try:
+            self._handshake()
+        except BaseException:
+            self.close()
+            raise
+
+    def _handshake(self) -> None:
+        try:
+            health = self._transport.request("GET", "/api/health")
+            tree = self._transport.request("GET", "/api/memory/tree?depth=0")
+        except RequestFailed as error:
+            raise unreachable(self._location, error) from None
+        if "healthy" not in health.body:
+            raise self._stranger("/api/health", health)
+        if tree.status == 403:
+            raise KeyRefusedError(
+                "The server refused the key.",
+                why=failure("GET", "/api/memory/tree", "403") + ".",
+                hint="Give a key that may read.",
+            )
+        if health.body["healthy"] is not True:
+            raise BackendError(
+                "The memory server is not healthy.",
+                why=f"It says: {short(health.body.get('message', ''))}.",
+                hint="Look at the server's log.",
+            )
+        if tree.status != 200 or tree.body.get("type") != "tree":
+            raise self._stranger("/api/memory/tree", tree)
+        found = health.body.get("details")
+        details: dict[str, Any] = found if isinstance(found, dict) else {}
+        self._ours = details.get("server") == "hdev-memory"
+        self.capabilities = _our_capabilities(details) if self._ours else EXISTING
+        store = details.get("store") if self._ours else None
+        self.endpoint = Endpoint(
+            kind="http",
+            location=self._location,
+            store=store if isinstance(store, str) and store.isprintable() else None,
+        )
+
+    def _stranger(self, path: str, answer: Answer) -> BackendError:
+        return BackendError(
+            "This is not a memory server.",
+            why=failure("GET", path, f"{answer.status}, not what a memory server answers") + ".",
+            hint=f"Check the URL {self._location}.",
+        )
+
+    def close(self) -> None:
+        self._transport.close()
+
+    # Looking
+
+    def keys(self, scope: Scope = EVERYTHING) -> Iterator[str]:
+        """The names that the listings show; an empty folder looks like an entry in them."""
+        for key, reason in self._walk(scope):
+            if not reason:
+                yield key
+
+    def snapshot(
+        self, scope: Scope, normalisation: Normalisation
+    ) -> Iterator[EntryState | Unreadable]:
+        for found in self._transport.map(self._look, self._walk(scope)):
+            match found:
+                case Entry():
+                    try:
+                        yield normalisation.entry_state(found)
+                    except NotCanonical as error:
+                        yield Unreadable(key=found.key, reason=f"its metadata {error}")
+                case Unreadable():
+                    yield found
+                case Absent():  # an empty folder, or removed since it was listed
+                    pass
+
+    def _look(self, item: tuple[str, str]) -> Found:
+        key, reason = item
+        if reason:
+            return Unreadable(key=key, reason=reason)
+        return self._read(key, listed=True)
+
+    def _walk(self, scope: Scope) -> list[tuple[str, str]]:
+        """(key, reason) of everything listed, sorted; with a reason it is an Unreadable."""
+        tree = self._tree()
+        found: dict[str, str] = {}
+        self._folders, self._entries = set(), set()
+        if tree is None:
+            self._list_folders(found)
+        else:
+            self._flatten(tree, found)
+        return sorted((key, reason) for key, reason in found.items() if scope.entry(key))
+
+    def _tree(self) -> dict[str, Any] | None:
+        """The whole tree in one request; None where it is too deep for the server."""
+        try:
+            answer = self._transport.get("/api/memory/tree")
+        except RequestFailed as error:
+            raise unreachable(self._location, error) from None
+        items = answer.body.get("items")
+        if answer.status == 500 or (answer.status == 200 and not answer.body):
+            return None
+        if answer.status != 200 or answer.body.get("success") is not True:
+            raise self._unlisted("/api/memory/tree", answer)
+        if not isinstance(items, dict):
+            raise self._unlisted("/api/memory/tree", answer)
+        return items
+
+    def _unlisted(self, path: str, answer: Answer) -> BackendError:
+        cause = answer.body.get("error") or answer.body.get("detail") or f"status {answer.status}"
+        return BackendError(
+            "The memory server cannot list its entries, so nothing can be said of what it holds.",
+            why=failure("GET", path, cause) + ".",
+            hint="Look at the server's log.",
+        )
+
+    def _flatten(self, tree: dict[str, Any], found: dict[str, str]) -> None:
+        stack: list[tuple[str, dict[str, Any]]] = [("", tree)]
+        parents: list[str] = []
+        while stack:
+            prefix, items = stack.pop()
+            if any(isinstance(item, dict) and item for item in items.values()):
+                parents.append(prefix)
+            for name, item in items.items():
+                path = prefix + name
+                if not self._allowed(path, found):
+                    continue
+                if isinstance(item, dict) and item:
+                    self._folders.add(path)
+                    stack.append((path + "/", item))
+                else:
+                    self._entries.add(path)
+                    found[path] = ""
+        # An entry beside a folder of its name is hidden by it in the tree: listings show both.
+        for prefix, listed in zip(
+            parents, self._transport.map(self._listing, parents), strict=True
+        ):
+            for kind, path in listed or ():
+                new = kind == "leaf" and path.startswith(prefix) and path not in found
+                if new and self._allowed(path, found):
+                    self._entries.add(path)
+                    found[path] = ""
+
+    def _list_folders(self, found: dict[str, str]) -> None:
+        """List folder by folder, where the tree is too deep to come in one answer."""
+        waiting = [""]
+        while waiting:
+            below: list[str] = []
+            for prefix, listed in zip(
+                waiting, self._transport.map(self._listing, waiting), strict=True
+            ):
+                if listed is None:
+                    raise BackendError(
+                        "The memory server cannot list one of its folders.",
+                        why=failure("GET", _ENTRY + short(prefix), "no directory answer") + ".",
+                    )
+                for kind, path in listed:
+                    if not path.startswith(prefix) or not self._allowed(path, found):
+                        continue
+                    if kind == "node":
+                        self._folders.add(path)
+                        below.append(path + "/")
+                    else:
+                        self._entries.add(path)
+                        found[path] = ""
+            waiting = below
+
+    @staticmethod
+    def _allowed(path: str, found: dict[str, str]) -> bool:
+        try:
+            check_key(path)
+        except InvalidKey as error:
+            shown = display_name(path)
+            found[shown if shown != path else f"\\{path}"] = f"the server names it, but it {error}"
+            return False
+        return True
+
+    def _listing(self, prefix: str) -> list[tuple[str, str]] | None:
+        """(kind, path) of what a folder holds; [] when it is missing, None when it is not known."""
+        folder = prefix.rstrip("/")
+        try:
+            answer = self._transport.get(_ENTRY + _quoted(folder) + ("/" if self._ours else ""))
+        except RequestFailed:
+            return None
+        body = answer.body
+        if answer.status == 200 and body.get("success") is False and _says_absent(body, folder):
+            return []
+        items = body.get("items")
+        if (
+            answer.status != 200
+            or body.get("success") is not True
+            or body.get("type") != "directory"
+            or not isinstance(items, list)
+        ):
+            return None
+        listed = []
+        for item in items:
+            if not isinstance(item, dict) or not isinstance(item.get("path"), str):
+                return None
+            listed.append((str(item.get("type")), item["path"]))
+        return listed
+
+    def read(self, keys: Iterable[str]) -> Iterator[Found]:
+        yield from self._read_all(list(keys))
+
+    def _read_all(self, keys: Sequence[str]) -> Iterator[Found]:
+        """In order; of many keys in one folder, those that its listing lacks cost no request."""
+        for parent, group in groupby(keys, key=lambda key: key.rpartition("/")[0]):
+            wanted = list(group)
+            listed = self._listing(parent) if len(wanted) >= _LISTING_FROM else None
+            names = {path for _, path in listed} if listed is not None else None
+
+            def look(key: str, names: set[str] | None = names) -> Found:
+                if names is not None and key not in names:
+                    return Absent(key=key)
+                return self._read(key)
+
+            yield from self._transport.map(look, wanted)
+
+    def _read(self, key: str, *, listed: bool = False) -> Found:
+        found, _ = self._fetch(key, listed=listed)
+        return found
+
+    def _fetch(self, key: str, *, listed: bool = False) -> tuple[Found, str | None]:
+        """An entry, and its ETag where there is one."""
+        try:
+            check_key(key)
+        except InvalidKey as error:
+            return Unreadable(key=display_name(key), reason=f"the key {error}"), None
+        if self.capabilities.names == "no-suffix" and has_suffix(key.rpartition("/")[2]):
+            # The server would read another entry for it; none of this name can exist there.
+            return Absent(key=key), None
+        try:
+            answer = self._transport.get(_ENTRY + _quoted(key))
+        except RequestFailed as error:
+            raise unreachable(self._location, error) from None
+        body = answer.body
+        if answer.status == 200 and body.get("success") is False and _says_absent(body, key):
+            return Absent(key=key), None
+        if answer.status != 200 or body.get("success") is not True:
+            cause = body.get("error") or body.get("detail") or f"status {answer.status}"
+            return Unreadable(key=key, reason=f"the server says: {short(cause)}"), None
+        if body.get("type") == "directory":
+            # Ours keeps an entry beside a folder of its name, so only the folder is there. Of the
+            # existing server an empty folder that was listed like an entry is no entry.
+            if self._ours or (listed and body.get("items") == []):
+                return Absent(key=key), None
+            return Unreadable(key=key, reason="a folder of this name hides it"), None
+        content, metadata = body.get("content"), body.get("metadata")
+        if body.get("type") != "file" or body.get("path") != key:
+            return Unreadable(key=key, reason="the server answered about something else"), None
+        if not isinstance(content, str) or not isinstance(metadata, dict):
+            return Unreadable(key=key, reason="the server's answer has no content"), None
+        try:
+            return Entry(key=key, content=content.encode(), metadata=metadata), answer.etag
+        except UnicodeEncodeError:
+            return Unreadable(key=key, reason="its content is not valid Unicode"), None
+
+    def obstacle(self, key: str) -> str | None:
+        if self.capabilities.beside == ():
+            return None
+        if key in self._folders:
+            return "a folder of this name would hide it on this server"
+        parts = key.split("/")
+        for depth in range(1, len(parts)):
+            above = "/".join(parts[:depth])
+            if above in self._entries:
+                return f"it would hide the entry {above} on this server"
+        return None
+
+    # Writing
+
+    def write(self, batch: Sequence[Change], normalisation: Normalisation) -> Sequence[Receipt]:
+        """Guarded by a look just before (for creates one listing for each folder), or by the
+        server's own preconditions where it is ours; always answered by what was read back."""
+        held: list[Found | None] = [None] * len(batch)
+        if not self._ours:
+            held = list(self._read_all([change.key for change in batch]))
+
+        def one(item: tuple[Change, Found | None]) -> Receipt:
+            return self._change(item[0], item[1], normalisation)
+
+        return list(self._transport.map(one, zip(batch, held, strict=True)))
+
+    def _change(self, change: Change, held: Found | None, normalisation: Normalisation) -> Receipt:
+        reason = _unsendable(change)
+        if reason is not None:
+            return Failed(key=change.key, reason=reason, intact=True)
+        headers: dict[str, str] = {}
+        if self._ours:
+            headers["Hdev-Metadata"] = "replace"
+            if change.before is None:
+                headers["If-None-Match"] = "*"
+            else:
+                held, etag = self._fetch(change.key)
+                headers["If-Match"] = etag or '"unknown"'
+        if held is not None:
+            refusal = self._guard(change, held, normalisation)
+            if refusal is not None:
+                return refusal
+        return self._send(change, headers, normalisation)
+
+    def _guard(self, change: Change, held: Found, normalisation: Normalisation) -> Receipt | None:
+        found, unknown = _state(held, normalisation)
+        if unknown:
+            return Failed(key=change.key, reason=unknown, intact=True)
+        if found != change.before:
+            return Drifted(key=change.key, found=found)
+        if isinstance(held, Entry) and not self._ours and isinstance(change, Put):
+            version = held.metadata.get("version", 0)
+            if isinstance(version, bool) or not isinstance(version, int):
+                reason = "its version is not a number: the server cannot overwrite it"
+                return Failed(key=change.key, reason=reason, intact=True)
+        return None
+
+    def _send(
+        self, change: Change, headers: dict[str, str], normalisation: Normalisation
+    ) -> Receipt:
+        path = _ENTRY + _quoted(change.key)
+        try:
+            if isinstance(change, Put):
+                body: dict[str, Any] = {"content": change.content.decode()}
+                if change.metadata or self._ours:
+                    body["metadata"] = change.metadata
+                answer = self._transport.request("PUT", path, body=body, headers=headers)
+            else:
+                answer = self._transport.request("DELETE", path, headers=headers)
+        except RequestFailed as error:
+            # It may have been done or not: reading decides, never a second try.
+            return self._settle(change, str(error), normalisation)
+        if answer.status == 200 and answer.body.get("success") is True:
+            return self._settle(change, "the server stored something else", normalisation)
+        if answer.status == 412:
+            found, unknown = _state(self._read(change.key), normalisation)
+            if unknown:
+                return Failed(key=change.key, reason=unknown, intact=True)
+            return Drifted(key=change.key, found=found)
+        return self._settle(change, _refusal(answer, path), normalisation)
+
+    def _settle(self, change: Change, reason: str, normalisation: Normalisation) -> Receipt:
+        """The receipt, decided by reading what stands there now."""
+        after = change.after if isinstance(change, Put) else None
+        try:
+            found, unknown = _state(self._read(change.key), normalisation)
+        except KeyRefusedError:
+            raise
+        except BackendError as error:
+            return Failed(key=change.key, reason=f"{reason}; {error.why}", intact=False)
+        if unknown:
+            return Failed(key=change.key, reason=f"{reason}; {unknown}", intact=False)
+        if found == after:
+            return Stored(key=change.key, state=found) if found else Removed(key=change.key)
+        return Failed(key=change.key, reason=reason, intact=found == change.before)
+
+
+def _our_capabilities(details: dict[str, Any]) -> Capabilities:
+    declared = details.get("capabilities")
+    declared = declared if isinstance(declared, dict) else {}
+    limit = details.get("max_entry_bytes")
+    return Capabilities(
+        cas="atomic" if declared.get("cas") == "atomic" else "guarded",
+        durability="synced" if declared.get("durability") == "synced" else "unknown",
+        max_entry_bytes=limit if isinstance(limit, int) and limit > 0 else None,
+        max_segment_bytes=241,
+    )
+
+
+def _quoted(key: str) -> str:
+    return "/".join(quote(segment, safe="") for segment in key.split("/"))
+
+
+def _says_absent(body: dict[str, Any], key: str) -> bool:
+    """Only this sentence means that there is no such entry."""
+    return body.get("error") == f"Memory entry content at {key}.md does not exist"
+
+
+def _state(found: Found, normalisation: Normalisation) -> tuple[State | None, str]:
+    match found:
+        case Absent():
+            return None, ""
+        case Unreadable(reason=reason):
+            return None, reason
+        case Entry():
+            try:
+                return normalisation.state(found.content, found.metadata), ""
+            except NotCanonical as error:
+                return None, f"its metadata {error}"
+
+
+def _unsendable(change: Change) -> str | None:
+    """Why a change must not be sent: the existing server would damage the entry over it."""
+    try:
+        check_key(change.key)
+        if isinstance(change, Put):
+            change.content.decode()
+            canonical_json(change.metadata)
+    except InvalidKey as error:
+        return f"the key {error}"
+    except UnicodeDecodeError:
+        return "its content is not UTF-8"
+    except NotCanonical as error:
+        return f"its metadata {error}"
+    return None
+
+
+def _refusal(answer: Answer, path: str) -> str:
+    if answer.status == 413:
+        return TOO_LARGE
+    if answer.status == 403:
+        return PERMISSION_DENIED
+    if answer.status == 200:
+        return f"the server says: {short(answer.body.get('error'))}"
+    cause = answer.body.get("detail") or ""
+    return failure("PUT", path, f"{answer.status} {cause}".strip())
