@@ -60,7 +60,7 @@ def _head(document: Document) -> Table:
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
     for side, end in (("source", document.source), ("target", document.target)):
-        table.add_row(side, Text(f"{end.kind}  {end.location}"))
+        table.add_row(side, Text(f"{end.kind:10}  {end.location}"))
     table.add_row("", Text(document.target.promises, style="dim"))
     table.add_row("options", Text(document.options))
     until = f", expires {document.expires}" if document.expires else ", does not expire"
