@@ -1,0 +1,112 @@
+"""What is particular to a folder: links, broken files, strange names, and leaving no trace."""
+
+import os
+
+import pytest
+
+from hdev_memory.backends.base import EVERYTHING, Failed, Put
+from hdev_memory.backends.filesystem import FilesystemBackend
+from hdev_memory.core.entry import Normalisation, Unreadable
+from hdev_memory.errors import StoreError
+
+NORMAL = Normalisation()
+
+
+def look(root):
+    with FilesystemBackend(str(root), must_exist=True) as backend:
+        found = list(backend.snapshot(EVERYTHING, NORMAL))
+    return {s.key: getattr(s, "reason", "") for s in found}
+
+
+def test_a_missing_source_is_an_error_and_a_missing_target_is_empty_and_stays_missing(tmp_path):
+    place = tmp_path / "none"
+
+    with pytest.raises(StoreError):
+        FilesystemBackend(str(place), must_exist=True)
+    with FilesystemBackend(str(place), must_exist=False) as backend:
+        assert list(backend.snapshot(EVERYTHING, NORMAL)) == []
+    assert not place.exists()
+
+
+def test_what_cannot_be_read_is_reported_by_name(tmp_path):
+    (tmp_path / "latin.md").write_bytes(b"\xff")
+    (tmp_path / "broken.md").write_text("x")
+    (tmp_path / "broken.metadata.json").write_text("[1]")
+    (tmp_path / "twice.md").write_text("x")
+    (tmp_path / "twice.metadata.json").write_text('{"a":1,"a":2}')
+    (tmp_path / "orphan.metadata.json").write_text("{}")
+    (tmp_path / "old.json").write_text('{"content":"x","metadata":{}}')
+    (tmp_path / "link.md").symlink_to("/etc/hostname")
+    (tmp_path / "loop").symlink_to(".")
+    (tmp_path / "folder.md").mkdir()
+    (tmp_path / "folder.metadata.json").write_text("{}")
+    os.mkfifo(tmp_path / "pipe.md")
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.md", "wb"):
+        pass
+
+    found = look(tmp_path)
+
+    assert set(found) == {
+        "latin",
+        "broken",
+        "twice",
+        "orphan",
+        "old",
+        "link",
+        "loop/",
+        "folder",
+        "pipe",
+        "caf\\xe9.md",
+    }
+    assert all(found.values())
+
+
+def test_missing_metadata_is_empty_metadata_and_reported(tmp_path):
+    (tmp_path / "a.md").write_text("x")
+
+    with FilesystemBackend(str(tmp_path), must_exist=True) as backend:
+        (state,) = backend.snapshot(EVERYTHING, NORMAL)
+
+    assert state.state == NORMAL.state(b"x", {})
+    assert "metadata file is missing" in state.note
+
+
+def test_other_files_are_counted_and_left_alone(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "data.json").write_text("[]")
+
+    with FilesystemBackend(str(tmp_path), must_exist=True) as backend:
+        assert list(backend.snapshot(EVERYTHING, NORMAL)) == []
+        assert backend.ignored == 2
+
+
+def test_a_write_never_follows_a_link_on_its_way(tmp_path):
+    store, outside = tmp_path / "store", tmp_path / "outside"
+    store.mkdir()
+    outside.mkdir()
+    (store / "a").symlink_to(outside)
+    change = Put(key="a/b", content=b"x", metadata={}, before=None, after=NORMAL.state(b"x", {}))
+
+    with FilesystemBackend(str(store), must_exist=True) as backend:
+        (receipt,) = backend.write([change], NORMAL)
+        (seen,) = backend.read(["a/b"])
+
+    assert isinstance(receipt, Failed)
+    assert isinstance(seen, Unreadable)
+    assert list(outside.iterdir()) == []
+
+
+def test_a_write_leaves_only_the_two_files_of_its_entry(tmp_path):
+    change = Put(
+        key="a",
+        content=b"x",
+        metadata={"k": "ü"},
+        before=None,
+        after=NORMAL.state(b"x", {"k": "ü"}),
+    )
+
+    with FilesystemBackend(str(tmp_path), must_exist=True) as backend:
+        backend.write([change], NORMAL)
+
+    assert {path.name for path in tmp_path.iterdir()} == {"a.md", "a.metadata.json"}
+    assert (tmp_path / "a.metadata.json").read_bytes() == b'{\n  "k": "\\u00fc"\n}'
