@@ -164,7 +164,9 @@ class FilesystemBackend(Closing):
         if self._root is None:
             return
         stack: list[tuple[int, str, Iterator[_Item]]] = []
-        root = os.dup(self._root)
+        # Opened anew, not duplicated: duplicates share the place in the listing, and two listings
+        # at once (the server's threads) would each lose names to the other.
+        root = os.open(".", _FOLDER, dir_fd=self._root)
         try:
             stack.append((root, "", iter(self._list(root, "", scope))))
             while stack:

@@ -214,11 +214,21 @@ class HttpBackend(Closing):
         for prefix, listed in zip(
             parents, self._transport.map(self._listing, parents), strict=True
         ):
-            for kind, path in listed or ():
+            if listed is None:
+                raise self._unlistable(prefix)
+            for kind, path in listed:
                 new = kind == "leaf" and path.startswith(prefix) and path not in found
                 if new and self._allowed(path, found):
                     self._entries.add(path)
                     found[path] = ""
+
+    @staticmethod
+    def _unlistable(prefix: str) -> BackendError:
+        return BackendError(
+            "The memory server cannot list one of its folders, so entries may be missing.",
+            why=failure("GET", _ENTRY + short(prefix), "no directory answer") + ".",
+            hint="Look at the server's log.",
+        )
 
     def _list_folders(self, found: dict[str, str]) -> None:
         """List folder by folder, where the tree is too deep to come in one answer."""
@@ -229,10 +239,7 @@ class HttpBackend(Closing):
                 waiting, self._transport.map(self._listing, waiting), strict=True
             ):
                 if listed is None:
-                    raise BackendError(
-                        "The memory server cannot list one of its folders.",
-                        why=failure("GET", _ENTRY + short(prefix), "no directory answer") + ".",
-                    )
+                    raise self._unlistable(prefix)
                 for kind, path in listed:
                     if not path.startswith(prefix) or not self._allowed(path, found):
                         continue
