@@ -113,18 +113,6 @@ def test_a_write_leaves_only_the_two_files_of_its_entry(tmp_path):
     assert (tmp_path / "a.metadata.json").read_bytes() == b'{\n  "k": "\\u00fc"\n}'
 
 
-def test_listings_at_once_lose_no_names_to_each_other(tmp_path):
-    for number in range(300):
-        (tmp_path / f"k{number:03}.md").write_text("x")
-
-    with FilesystemBackend(str(tmp_path), must_exist=True) as backend:
-        first, second = backend.keys(), backend.keys()
-        interleaved = [next(first), next(second)]
-        rest = [*first, *second]
-
-    assert len(interleaved + rest) == 600
-
-
 def test_threads_that_list_one_store_each_see_all_of_it(tmp_path):
     for number in range(2000):
         (tmp_path / f"k{number:04}.md").write_text("x")
