@@ -1,0 +1,1 @@
+"""The existing memory server, emulated with its traps, for tests and benchmarks."""
