@@ -1,6 +1,84 @@
-"""Makes hypothesis deterministic: a run that failed fails again."""
+"""What tests share: hypothesis made deterministic, and the command line in this process."""
 
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
 from hypothesis import settings
+
+from hdev_memory import cli
 
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did: its exit status and its two streams."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The last line of stdout as JSON."""
+        return json.loads(self.out.splitlines()[-1])
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty home and an empty working folder, and no setting of the machine's."""
+    for name in list(os.environ):
+        if name.startswith(("HDEV_", "GITHUB_")) or name in ("PORT", "NO_COLOR", "COLUMNS"):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    work = tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(work)
+    return home
+
+
+@pytest.fixture
+def hdev(home):
+    """Run a command line as the `hdev` program does, in a home and a folder of its own."""
+
+    def run(*words: object, stdin: str = "") -> Result:
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setattr("sys.stdin", io.StringIO(stdin))
+            status = cli.run([str(word) for word in words])
+        return Result(status, out.getvalue(), err.getvalue())
+
+    return run
+
+
+def put_entry(root: Path, key: str, content: str | bytes, metadata: Any = None) -> None:
+    """Write an entry's two files as the existing tool does; no metadata file for `...`."""
+    file = root / f"{key}.md"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    if metadata is not ...:
+        (root / f"{key}.metadata.json").write_text(json.dumps(metadata or {}, indent=2))
+
+
+def tree_of(root: Path) -> dict[str, bytes]:
+    """Every file below a folder, with its bytes; {} when the folder is missing."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }

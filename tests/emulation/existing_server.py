@@ -316,7 +316,8 @@ def _end_with_parent(server: uvicorn.Server) -> None:
 
 @contextlib.contextmanager
 def _listening(port: int) -> Iterator[socket.socket]:
-    with socket.socket() as opened:
+    # With the protocol named, asyncio sets TCP_NODELAY, as it does for uvicorn's own sockets.
+    with socket.socket(proto=socket.IPPROTO_TCP) as opened:
         opened.bind(("127.0.0.1", port))
         opened.listen(128)
         yield opened
