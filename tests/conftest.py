@@ -15,6 +15,8 @@ from hypothesis import settings
 
 from hdev_memory import cli
 
+pytest.register_assert_rewrite("tests.backends.contract")
+
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
 

@@ -207,6 +207,10 @@ class Reader(Protocol):
         """Why a new entry of this key cannot be written at the moment; None when it can."""
         ...
 
+    def present(self) -> bool:
+        """Whether the place that was opened is still there, looked at now."""
+        ...
+
     def close(self) -> None:
         """Let go of connections and handles; may be called twice."""
         ...

@@ -44,6 +44,9 @@ class EphemeralBackend(Closing):
         self._entries: dict[str, tuple[bytes, Metadata]] = {}
         self._lock = threading.Lock()
 
+    def present(self) -> bool:
+        return True
+
     def keys(self, scope: Scope = EVERYTHING) -> Iterator[str]:
         with self._lock:
             keys = sorted(self._entries)

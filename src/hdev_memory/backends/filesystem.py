@@ -123,6 +123,15 @@ class FilesystemBackend(Closing):
                 return store
         return None
 
+    def present(self) -> bool:
+        """Whether the path still leads to the folder that was opened."""
+        if self._root is None:
+            return True
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._root))
+        except OSError:
+            return False
+
     def close(self) -> None:
         if self._root is not None:
             os.close(self._root)

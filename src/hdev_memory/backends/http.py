@@ -127,6 +127,13 @@ class HttpBackend(Closing):
             hint=f"Check the URL {self._location}.",
         )
 
+    def present(self) -> bool:
+        """Whether the server says that it is healthy."""
+        try:
+            return self._transport.request("GET", "/api/health").body.get("healthy") is True
+        except RequestFailed:
+            return False
+
     def close(self) -> None:
         self._transport.close()
 

@@ -151,13 +151,15 @@ class _Server:
         return checked
 
     async def health(self, request: Request) -> Response:
-        capabilities = self._store.backend.capabilities
+        backend = self._store.backend
+        capabilities = backend.capabilities
+        healthy = await run_in_threadpool(backend.present)
         return answer(
             {
-                "healthy": True,
-                "message": "Backend is healthy",
+                "healthy": healthy,
+                "message": "Backend is healthy" if healthy else "The storage folder is gone",
                 "details": {
-                    "backend_type": type(self._store.backend).__name__,
+                    "backend_type": type(backend).__name__,
                     "server": "hdev-memory",
                     "version": __version__,
                     "store": self._store_id,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -46,8 +48,20 @@ def _config(app: Starlette, log_level: str) -> uvicorn.Config:
 def run(app: Starlette, opened: socket.socket, ready: Callable[[], None], log_level: str) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called when requests are answered."""
     server = uvicorn.Server(_config(app, log_level))
-    ready()  # the socket listens already: a request sent now waits and is answered
-    server.run(sockets=[opened])
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # Uvicorn has handlers of its own while it serves, and afterwards raises the signal again for
+    # those from before: these, so that a server which was told to end has ended well.
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {kind: signal.signal(kind, stop) for kind in kinds}
+    try:
+        ready()  # the socket listens already: a request sent now waits and is answered
+        server.run(sockets=[opened])
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 @contextlib.contextmanager

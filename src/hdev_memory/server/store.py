@@ -16,6 +16,7 @@ from hdev_memory.backends.base import Backend, Change, Drifted, Failed, Put, Rem
 from hdev_memory.backends.filesystem import STORE_MARKER
 from hdev_memory.core.digest import NotCanonical
 from hdev_memory.core.entry import Absent, Entry, Metadata, Normalisation, State, Unreadable
+from hdev_memory.errors import StoreError
 
 NORMAL = Normalisation()
 
@@ -69,11 +70,18 @@ class Store:
         self._lock = threading.Lock()
 
     def read(self, key: str) -> Entry | Absent | Unreadable:
+        """One entry. Raises StoreError when the store is gone, which is not absence."""
+        self._require()
         (found,) = self.backend.read([key])
         return found
 
+    def _require(self) -> None:
+        if not self.backend.present():
+            raise StoreError("The storage is gone.", hint="Put it back, and start the server anew.")
+
     def keys(self, prefix: str) -> list[str]:
         """The keys below `prefix` (a folder without its slash, or empty for all)."""
+        self._require()
         below = f"{prefix}/" if prefix else ""
         return [key for key in self.backend.keys() if key.startswith(below)]  # noqa: SIM118 - no dict
 

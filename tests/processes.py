@@ -1,0 +1,47 @@
+"""Our own commands as processes of their own, ended by their own id."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+PROGRAM = (sys.executable, "-m", "hdev_memory")
+
+
+class MemoryServer:
+    """`hdev memory-server` on a free loopback port, while the context lasts; ended by SIGTERM."""
+
+    def __init__(self, root: Path, api_key: str | None = None, *flags: str) -> None:
+        self.root = root
+        self.api_key = api_key
+        self.url = ""
+        self._command = [
+            *PROGRAM, "memory-server", "--port", "0", "--storage-path", str(root), *flags
+        ]  # fmt: skip
+        self._environ = {
+            name: text for name, text in os.environ.items() if not name.startswith("HDEV_")
+        }
+        if api_key is not None:
+            self._environ["HDEV_MEMORY_API_KEY"] = api_key
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self._environ,
+        )
+        assert self.process.stdout is not None
+        ready = self.process.stdout.readline()
+        assert ready.startswith("Memory server ready on "), self.process.communicate()
+        self.url = ready.split()[4]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.terminate()
+        self.out, self.err = self.process.communicate(timeout=30)
