@@ -632,7 +632,9 @@ def _split_endpoint(
     if kind == "filesystem":
         default = settings.get("filesystem.path") or str(settings.home / DEFAULT_STORE)
         if colon and not rest:
-            raise UsageError("There is no path behind `filesystem:`.")
+            raise UsageError(
+                "There is no path behind `filesystem:`.", hint="Write filesystem:PATH."
+            )
         return _Place("filesystem", _absolute(rest or path or default, settings))
     if kind == "ephemeral":
         return _Place("ephemeral", rest or "memory")
@@ -665,7 +667,7 @@ def _absolute(path: str, settings: Settings) -> str:
     if path == "~" or path.startswith("~/"):
         path = str(settings.home) + path[1:]
     if not path or "\0" in path:
-        raise UsageError("A path is empty or not allowed.")
+        raise UsageError("A path is empty or holds a NUL.", hint="Give the path of a folder.")
     # Normalised without resolving links, so that what is recorded is what was said.
     return os.path.normpath(settings.cwd / path)
 

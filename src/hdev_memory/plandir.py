@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -124,10 +125,12 @@ def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], st
             why=f"{folder} exists.",
             hint="Give another folder with -o, or remove it.",
         )
+    made = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=durable.STAGED_PREFIX, dir=folder.parent))
     except OSError as error:
+        _unmake(made)
         raise _not_written(folder, error) from None
     try:
         with (draft / PLAN).open("wb") as file:
@@ -142,13 +145,20 @@ def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], st
         os.rename(draft, folder)
         with durable.opened_folder(folder.parent) as parent:
             durable.sync_folder(parent)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise _not_written(folder, error) from None
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        _unmake(made)
+        if isinstance(error, OSError):
+            raise _not_written(folder, error) from None
         raise
     return OpenPlan(folder)
+
+
+def _unmake(made: Iterable[Path]) -> None:
+    """Remove the folders above a plan that did not come to be, as far as they are empty."""
+    with contextlib.suppress(OSError):
+        for parent in made:
+            parent.rmdir()
 
 
 def _umask() -> int:

@@ -5,6 +5,7 @@ computed from its words by a model of a migration, in `expected`.
 """
 
 import contextlib
+import itertools
 import os
 import re
 import shlex
@@ -179,7 +180,7 @@ def test_a_migrate_memory_line(hdev, home, world, monkeypatch, heading, line):
 
 def end(words, flag, served, home):
     """The folder behind an end of a command line."""
-    given = dict(zip(words, words[1:], strict=False))
+    given = dict(itertools.pairwise(words))
     if f"{flag}-url" in given:
         return next(root for root, url in served.items() if url == given[f"{flag}-url"])
     return Path(given.get(f"{flag}-path", home / ".hdev/memory"))

@@ -31,13 +31,17 @@ def apply(
     Every action is compared with both ends before the first write, and each entry once more at the
     moment of its write. The paths and URLs tell where the ends lie on this machine.
     """
+    import contextlib
+
     from hdev_memory import apply as engine
     from hdev_memory import plandir
     from hdev_memory.cli import context, steps
     from hdev_memory.config import EndFlags, resolve
 
-    with plandir.load(plan) as opened, plandir.Lock(opened.folder):
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(plandir.load(plan))
         steps.check_expected(opened, expect)
+        stack.enter_context(plandir.Lock(opened.folder))
         shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
         settings = context.settings()
         source, target = steps.ends_of(

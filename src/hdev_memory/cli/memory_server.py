@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,10 +31,11 @@ def memory_server(
         int, typer.Option("--max-entry-bytes", min=1, help="Larger entries are refused (413).")
     ] = 1024 * 1024,
     backend: Annotated[
-        str, typer.Option("--backend", metavar="filesystem|ephemeral", help="What keeps entries.")
+        Literal["filesystem", "ephemeral"], typer.Option("--backend", help="What keeps entries.")
     ] = "filesystem",
     log_level: Annotated[
-        str, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning, error.")
+        Literal["debug", "info", "warning", "error", "critical"],
+        typer.Option("--log-level", case_sensitive=False, help="From here on it is logged."),
     ] = "warning",
     no_web_ui: Annotated[
         bool, typer.Option("--no-web-ui", help="Accepted; there is no web UI.")
@@ -64,11 +65,6 @@ def memory_server(
     from hdev_memory.server.run import listen, run
     from hdev_memory.server.store import store_identity
 
-    if backend not in ("filesystem", "ephemeral"):
-        raise UsageError("--backend takes filesystem or ephemeral.")
-    level = log_level.lower()
-    if level not in ("debug", "info", "warning", "error", "critical"):
-        raise UsageError("--log-level takes debug, info, warning, error or critical.")
     if s3_bucket and not disable_s3_backup:
         context.warn("S3 backup is no part of this server; the S3 flags do nothing.")
     full, read_only = steps.from_argv(api_key, read_only_api_key)
@@ -124,5 +120,5 @@ def memory_server(
     def ready() -> None:
         print(f"Memory server ready on http://{name}:{bound} (storage: {shown})", flush=True)
 
-    run(app, opened, ready, level)
+    run(app, opened, ready, log_level)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,10 +13,10 @@ from hdev_memory.cli import options as flags
 
 def plan(
     source_endpoint: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="An endpoint; see --source.")
+        str | None, typer.Argument(metavar="SOURCE", help="An endpoint; see --source.")
     ] = None,
     target_endpoint: Annotated[
-        str | None, typer.Argument(metavar="[TARGET]", help="An endpoint; see --target.")
+        str | None, typer.Argument(metavar="TARGET", help="An endpoint; see --target.")
     ] = None,
     source: flags.Source = None,
     target: flags.Target = None,
@@ -36,7 +36,10 @@ def plan(
     include: flags.Include = None,
     exclude: flags.Exclude = None,
     compare: Annotated[
-        str, typer.Option("--compare", metavar="content|all", help="What makes entries differ.")
+        Literal["content", "all"],
+        typer.Option(
+            "--compare", help="What makes entries differ: also metadata, or only content."
+        ),
     ] = "all",
     expires: Annotated[
         str, typer.Option("--expires", metavar="SPAN", help="7d, 12h, 30m or never.")
@@ -58,9 +61,9 @@ def plan(
     from hdev_memory.review import document, terminal
 
     if source_endpoint and source:
-        raise UsageError("The source was given twice.")
+        raise UsageError("The source was given twice.", hint="Drop SOURCE, or --source.")
     if target_endpoint and target:
-        raise UsageError("The target was given twice.")
+        raise UsageError("The target was given twice.", hint="Drop TARGET, or --target.")
     shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
     resolved = resolve(
         context.settings(),

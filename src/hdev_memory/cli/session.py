@@ -90,7 +90,11 @@ def parse(rest: str) -> dict[str, str]:
     try:
         words = shlex.split(rest)
     except ValueError as error:
-        raise UsageError("The line cannot be split into words.", why=f"{error}.") from None
+        raise UsageError(
+            "The line cannot be split into words.",
+            why=f"{error}.",
+            hint='Quote as in a shell: target_config="http:https://HOST".',
+        ) from None
     found: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -101,7 +105,9 @@ def parse(rest: str) -> dict[str, str]:
                 hint="Write name=value; !help tells what there is.",
             )
         if name in found:
-            raise UsageError("An option is given twice.", why=f"It is {name}.")
+            raise UsageError(
+                "An option is given twice.", why=f"It is {name}.", hint="Give it once."
+            )
         found[name] = value
     return found
 

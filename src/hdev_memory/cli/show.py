@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,12 +14,13 @@ from hdev_memory.cli import options as flags
 def show(
     plan: flags.PlanPlace,
     form: Annotated[
-        str, typer.Option("--format", metavar="terminal|markdown|json", help="How to show it.")
+        Literal["terminal", "markdown", "json"], typer.Option("--format", help="How to show it.")
     ] = "terminal",
     stat: Annotated[bool, typer.Option("--stat", help="Only the totals.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Every action, however many.")] = False,
     only: Annotated[
-        str | None, typer.Option("--only", metavar="KIND", help="Only this kind of action.")
+        Literal["create", "overwrite", "delete", "skip", "blocked"] | None,
+        typer.Option("--only", help="Only this kind of action."),
     ] = None,
     key: Annotated[
         str | None, typer.Option("--key", metavar="GLOB", help="Only keys that match.")
@@ -32,17 +33,14 @@ def show(
     ] = False,
 ) -> int:
     """Show a plan for review. The plan is checked to its last byte before anything is shown."""
-    from hdev_memory import durable, plandir
+    from hdev_memory import plandir
     from hdev_memory.cli import context
-    from hdev_memory.errors import UsageError
     from hdev_memory.review import document, json, markdown, terminal
 
-    if only is not None and only not in document.KINDS:
-        raise UsageError("--only takes " + ", ".join(document.KINDS) + ".")
     with plandir.load(plan) as opened:
         if form == "json":
             text = json.render(opened)
-        elif form in ("terminal", "markdown"):
+        else:
             described = document.describe(
                 opened,
                 name=opened.folder.name,
@@ -55,10 +53,26 @@ def show(
             else:
                 colour = out is None and context.colour(sys.stdout)
                 text = terminal.render(described, width=context.width(), colour=colour, stat=stat)
-        else:
-            raise UsageError("--format takes terminal, markdown or json.")
         if out is not None:
-            durable.write_whole(out.absolute(), text.encode())
+            _write(out.absolute(), text.encode())
         else:
             context.say(text.removesuffix("\n"))
         return 2 if detailed_exitcode and opened.plan.tail.summary.writes else 0
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file whole; what is no file (a pipe, /dev/stdout) is written to as it stands."""
+    from hdev_memory import durable
+    from hdev_memory.errors import HdevError
+
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            durable.write_whole(path, content)
+    except OSError as error:
+        raise HdevError(
+            "The review cannot be written.",
+            why=f"{path}: {error.strerror}.",
+            hint="Give another file with --out.",
+        ) from None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 from hdev_memory import __version__, plandir, planning
 from hdev_memory import apply as engine
@@ -59,14 +60,12 @@ class Wish:
     overwrite: bool = False
     delete: bool = False
     max_delete: str | None = None
-    compare: str = "all"
+    compare: Literal["content", "all"] = "all"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     expires: str = DEFAULT_EXPIRY
 
     def options(self) -> Options:
-        if self.compare not in ("all", "content"):
-            raise UsageError("--compare takes `content` or `all`.")
         if self.max_delete is not None:
             planning.parse_max_delete(self.max_delete)
             if not self.delete:
@@ -76,12 +75,16 @@ class Wish:
         try:
             Scope(self.include, self.exclude)
         except ValueError as error:
-            raise UsageError("A pattern is not valid.", why=f"{error}.") from None
+            raise UsageError(
+                "A pattern is not valid.",
+                why=f"{error}.",
+                hint="--include and --exclude take patterns as .gitignore does.",
+            ) from None
         return Options(
             overwrite=self.overwrite,
             delete=self.delete,
             max_delete=self.max_delete,
-            compare="content" if self.compare == "content" else "all",
+            compare=self.compare,
             include=self.include,
             exclude=self.exclude,
             limits=Limits(max_entry_bytes=MAX_ENTRY_BYTES),
@@ -251,7 +254,11 @@ def check_expected(opened: plandir.OpenPlan, expect: str | None) -> None:
     if expect is None:
         return
     if re.fullmatch(r"sha256:[0-9a-f]{64}", expect) is None:
-        raise UsageError("--expect takes a whole plan id, sha256: and 64 hex digits.")
+        raise UsageError(
+            "This is not a plan id.",
+            why="--expect takes sha256: and 64 hex digits.",
+            hint="Copy the whole id from the review, where `hdev show` prints it.",
+        )
     if expect != opened.plan.plan_id:
         raise PlanError(
             "This is not the plan that was expected.",
