@@ -426,9 +426,6 @@ class _Log:
 
     def begin(self) -> None:
         records = []
-        if self._journal.torn:
-            reason = "a torn last line was cut off and kept aside"
-            records.append(self.record("repaired", reason=reason, evidence=self._journal.torn))
         again = any(record.event in ("started", "resumed") for record in self._journal.records)
         records.append(self.record("resumed" if again else "started"))
         self._journal.append(records)

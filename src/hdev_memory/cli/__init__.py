@@ -18,6 +18,7 @@ import typer
 from hdev_memory.errors import HdevError
 
 USAGE_EXIT = 64
+_INTERRUPTED = 130
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("plan:plan", "Compare two memories and write a plan that can be reviewed."),
@@ -114,13 +115,17 @@ def run(words: list[str]) -> int:
     try:
         command = typer.main.get_command(build(words))
         status = command(args=words or ["--help"], prog_name="hdev", standalone_mode=False)
+        if status == _INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except HdevError as error:
         show_error(error)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("Interrupted; nothing was written.", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
+    except SystemExit:  # what Typer makes of a BrokenPipeError
+        raise BrokenPipeError from None
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - the last line of defence against tracebacks

@@ -41,7 +41,7 @@ def apply(
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(plandir.load(plan))
         steps.check_expected(opened, expect)
-        stack.enter_context(plandir.Lock(opened.folder))
+        journal = stack.enter_context(steps.held(opened))
         shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
         settings = context.settings()
         source, target = steps.ends_of(
@@ -56,11 +56,11 @@ def apply(
         for warning in resolved.warnings:
             context.warn(warning)
         with steps.opened_ends(resolved.source, resolved.target) as ends:
-            if not again and steps.already_finished(opened, ends):
+            if not again and steps.already_finished(opened, ends, journal):
                 context.say("Nothing to do: this plan was applied, and the target still stands so.")
                 return 0
             try:
-                outcome, receipt = steps.carry_out(opened, ends, keep_going=keep_going)
+                outcome, receipt = steps.carry_out(opened, ends, journal, keep_going=keep_going)
             except engine.DriftFound as error:
                 steps.print_drift(error, json=json)
                 raise

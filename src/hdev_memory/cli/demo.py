@@ -85,7 +85,8 @@ def _tell(folder: Path) -> None:
                 )
                 say(text)
                 say("2. hdev apply plan")
-                outcome, receipt = steps.carry_out(opened, ends)
+                with steps.held(opened) as journal:
+                    outcome, receipt = steps.carry_out(opened, ends, journal)
                 steps.print_outcome(opened, outcome, receipt, json=False)
                 right, wrong = engine.verify(opened, ends[1])
                 say()
@@ -97,7 +98,8 @@ def _tell(folder: Path) -> None:
             with steps.make_plan(resolved, ends, wish, folder / "late", folder) as late:
                 _fill(served, {"people/ann": ("Ann is on leave.\n", {"tags": ["person"]})})
                 try:
-                    steps.carry_out(late, ends)
+                    with steps.held(late) as journal:
+                        steps.carry_out(late, ends, journal)
                 except engine.DriftFound as error:
                     steps.print_drift(error, json=False)
                     say(f"Refused: {error.what}")

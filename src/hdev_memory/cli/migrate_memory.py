@@ -65,7 +65,6 @@ def run_migration(
 ) -> int:
     """Migrate, print the statistics, and return the exit status. Raises HdevError."""
     from hdev_memory import apply as engine
-    from hdev_memory import plandir
     from hdev_memory.cli import context, steps
     from hdev_memory.config import resolve
     from hdev_memory.core.diff import Blocked
@@ -89,9 +88,9 @@ def run_migration(
         if dry_run:
             _print(summary, summary.create + summary.overwrite, errors, conditional=True)
             return 4 if errors else 0
-        with plandir.Lock(opened.folder):
+        with steps.held(opened) as journal:
             try:
-                outcome, receipt = steps.carry_out(opened, ends, keep_going=True)
+                outcome, receipt = steps.carry_out(opened, ends, journal, keep_going=True)
             except engine.DriftFound as error:
                 steps.print_drift(error, json=False)
                 raise

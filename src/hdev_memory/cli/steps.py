@@ -21,7 +21,7 @@ from hdev_memory.cli.context import actor, home, instant, note, now, print_json,
 from hdev_memory.cli.progress import Shown
 from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings
 from hdev_memory.core.plan import End, Limits, Options, Provenance
-from hdev_memory.errors import HdevError, PlanError, UsageError
+from hdev_memory.errors import HdevError, PartialError, PlanError, UsageError
 from hdev_memory.review import document, markdown
 from hdev_memory.review.inert import inert
 
@@ -171,13 +171,34 @@ class Stopper:
                 signal.signal(kind, handler)
 
 
+@contextlib.contextmanager
+def held(opened: plandir.OpenPlan) -> Iterator[plandir.Journal]:
+    """The plan's journal, while no other apply can have it."""
+    with plandir.Lock(opened.folder), plandir.Journal(opened.folder) as journal:
+        if journal.torn:
+            repaired = engine.make_record(
+                "repaired",
+                plan_id=opened.plan.plan_id,
+                run=new_run(),
+                reason="a torn last line was cut off and kept aside",
+                evidence=journal.torn,
+            )
+            journal.append([repaired])
+        yield journal
+
+
 def carry_out(
-    opened: plandir.OpenPlan, ends: tuple[Backend, Backend], *, keep_going: bool = False
+    opened: plandir.OpenPlan,
+    ends: tuple[Backend, Backend],
+    journal: plandir.Journal,
+    *,
+    keep_going: bool = False,
 ) -> tuple[engine.Outcome, plandir.Receipt]:
-    """Lock the plan's folder, apply, and write the receipt."""
+    """Apply, and write the receipt. Raises PartialError when it is stopped by force."""
     plan = opened.plan
-    with Stopper().installed() as stop, plandir.Journal(opened.folder) as journal:
+    with Stopper().installed() as stop:
         run = new_run(keep_going=keep_going, stop=stop)
+        begin = journal.head
         try:
             engine.check_ends(plan.head, *ends)
             planning.refuse_same_store(*ends)
@@ -185,8 +206,17 @@ def carry_out(
         except HdevError as error:
             refuse(journal, opened, run, error)
             raise
-        with Shown() as shown:
-            outcome = engine.apply(opened, ends[0], ends[1], journal, run, shown.emit)
+        try:
+            with Shown() as shown:
+                outcome = engine.apply(opened, ends[0], ends[1], journal, run, shown.emit)
+        except KeyboardInterrupt:
+            if journal.head == begin:  # not one write has begun
+                raise
+            raise PartialError(
+                "The run was stopped at once, in the middle of its writes.",
+                why="A second signal came before the batch had ended.",
+                hint=f"Run hdev apply {opened.folder} to go on; it looks at every entry again.",
+            ) from None
         receipt = plandir.Receipt(
             format="hdev-receipt/1",
             plan=plan.plan_id,
@@ -267,13 +297,14 @@ def check_expected(opened: plandir.OpenPlan, expect: str | None) -> None:
         )
 
 
-def already_finished(opened: plandir.OpenPlan, ends: tuple[Backend, Backend]) -> bool:
+def already_finished(
+    opened: plandir.OpenPlan, ends: tuple[Backend, Backend], journal: plandir.Journal
+) -> bool:
     """Whether the plan was finished before and still stands.
 
     Raises PlanError when it was finished and the target has changed since: a plan is not replayed.
     """
-    with plandir.Journal(opened.folder) as journal:
-        runs = [record for record in journal.records if record.event in ("finished", "stopped")]
+    runs = [record for record in journal.records if record.event in ("finished", "stopped")]
     if not runs or runs[-1].event != "finished":
         return False
     _, wrong = engine.verify(opened, ends[1])
