@@ -122,7 +122,7 @@ def run(words: list[str]) -> int:
         show_error(error)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("Interrupted; nothing was written.", file=sys.stderr)
+        show_interrupt()
         return _INTERRUPTED
     except SystemExit:  # what Typer makes of a BrokenPipeError
         raise BrokenPipeError from None
@@ -161,6 +161,11 @@ def _bug(error: Exception) -> int:
         )
     )
     return 1
+
+
+def show_interrupt() -> None:
+    """What to say of a KeyboardInterrupt; where writes have begun there is none, but an error."""
+    print("Interrupted; nothing was written.", file=sys.stderr)
 
 
 def show_error(error: HdevError) -> None:

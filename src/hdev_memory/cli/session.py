@@ -44,13 +44,16 @@ def session() -> int:
     return run_lines(
         _prompted(settings.home) if interactive else (line.rstrip("\n") for line in sys.stdin),
         lambda line: _migrate(line, settings),
-        keep_status=not interactive,
+        interactive=interactive,
     )
 
 
-def run_lines(lines: Iterator[str], migrate: Callable[[str], int], *, keep_status: bool) -> int:
-    """Run each line, go on after a failing one; the status is that of the last one that failed."""
-    from hdev_memory.cli import show_error
+def run_lines(lines: Iterator[str], migrate: Callable[[str], int], *, interactive: bool) -> int:
+    """Run each line, go on after a failing one; the status is that of the last one that failed.
+
+    At a prompt the status is 0, and Ctrl-C gives up a line, not the session.
+    """
+    from hdev_memory.cli import show_error, show_interrupt
 
     failed = 0
     for text in lines:
@@ -64,9 +67,14 @@ def run_lines(lines: Iterator[str], migrate: Callable[[str], int], *, keep_statu
         except HdevError as error:
             show_error(error)
             status = error.exit_code
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
+            show_interrupt()
+            continue
         failed = status or failed
         sys.stdout.flush()
-    return failed if keep_status else 0
+    return 0 if interactive else failed
 
 
 def _dispatch(line: str, migrate: Callable[[str], int]) -> int:
@@ -164,7 +172,9 @@ def _prompted(home: Path) -> Iterator[str]:
         values = ("true", "false") if name in _SWITCHES else ("",)
         words += [f"{name}={value}" for value in values]
     prompt: PromptSession[str] = PromptSession(
-        history=Discreet(str(path)), completer=WordCompleter(words, WORD=True)
+        history=Discreet(str(path)),
+        completer=WordCompleter(words, WORD=True),
+        complete_while_typing=False,  # on Tab, as a shell does it
     )
     while True:
         try:
