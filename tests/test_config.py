@@ -1,0 +1,222 @@
+"""Settings: precedence, where keys come from, and to which server a key may go."""
+
+import pytest
+
+from hdev_memory.backends.base import Secret
+from hdev_memory.config import EndFlags, load, resolve
+from hdev_memory.errors import ConfigError, UsageError
+
+ONE = "https://one.example.com"
+TWO = "https://two.example.com"
+
+
+@pytest.fixture
+def place(tmp_path):
+    """(cwd, home), both there."""
+    cwd, home = tmp_path / "repo" / "inner", tmp_path / "home"
+    cwd.mkdir(parents=True)
+    (home / ".hdev").mkdir(parents=True)
+    return cwd, home
+
+
+def user(place, text):
+    (place[1] / ".hdev/config.yaml").write_text(text)
+
+
+def project(place, text):
+    (place[0].parent / "hdev.toml").write_text(text)
+
+
+def settings(place, **environ):
+    return load(environ, *place)
+
+
+def key_of(end):
+    return end.where.key.reveal() if end.where.key is not None else None
+
+
+def ends(place, source, target, environ=None, **more):
+    return resolve(load(environ or {}, *place), source, target, **more)
+
+
+LOCAL = EndFlags(kind="filesystem")
+
+
+def test_flag_beats_environment_beats_project_beats_user(place):
+    user(place, "memory:\n  http:\n    url: https://user\n")
+    assert settings(place).get("http.url") == "https://user"
+    project(place, "[memory.http]\nurl = 'https://project'\n")
+    assert settings(place).get("http.url") == "https://project"
+    environ = {"HDEV_MEMORY_HTTP_URL": "https://environ"}
+    assert settings(place, **environ).get("http.url") == "https://environ"
+    flags = EndFlags(kind="http", url="https://flag")
+    assert ends(place, LOCAL, flags, environ).target.where.location == "https://flag"
+
+
+def test_an_empty_variable_is_none(place):
+    user(place, "memory:\n  http:\n    url: https://user\n")
+
+    assert settings(place, HDEV_MEMORY_HTTP_URL="").get("http.url") == "https://user"
+
+
+def test_every_value_tells_where_it_comes_from(place):
+    user(place, "memory:\n  filesystem:\n    path: /p\n")
+    project(place, "[memory.http]\n\ntimeout = 3\n")
+    found = settings(place, HDEV_MEMORY_BACKEND="http").values
+
+    assert found["filesystem.path"].origin == f"{place[1]}/.hdev/config.yaml:3"
+    assert found["http.timeout"].origin == f"{place[0].parent}/hdev.toml:3"
+    assert found["backend"].origin == "environment HDEV_MEMORY_BACKEND"
+
+
+def test_the_project_file_is_looked_for_up_to_the_repository(place):
+    project(place, "[memory.http]\nurl = 'https://project'\n")
+    (place[0] / ".git").mkdir()
+
+    assert settings(place).get("http.url") is None
+
+
+def test_what_other_tools_keep_in_the_user_file_is_left_alone(place):
+    user(place, "agents:\n  model: large\nmemory:\n  backend: http\n")
+
+    assert settings(place).get("backend") == "http"
+
+
+def test_the_source_is_the_local_folder_unless_given(place):
+    user(place, f"memory:\n  backend: http\n  http:\n    url: {ONE}\n")
+    found = ends(place, EndFlags(), EndFlags(kind="http"))
+
+    assert found.source.where.kind == "filesystem"
+    assert found.source.where.location == str(place[1] / ".hdev/memory")
+    assert found.target.where.location == ONE
+
+
+def test_a_target_must_be_given(place):
+    with pytest.raises(UsageError):
+        ends(place, LOCAL, EndFlags())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        EndFlags(endpoint=f"http:{ONE}"),
+        EndFlags(endpoint=ONE),
+        EndFlags(kind="http", url=ONE),
+        EndFlags(url=ONE),
+        EndFlags(endpoint="http", url=ONE + "/"),
+    ],
+)
+def test_the_forms_of_an_http_endpoint(place, flags):
+    where = ends(place, LOCAL, flags).target.where
+
+    assert (where.kind, where.location) == ("http", ONE)
+
+
+@pytest.mark.parametrize(
+    ("flags", "path"),
+    [
+        (EndFlags(endpoint="filesystem:sub/x"), "{cwd}/sub/x"),
+        (EndFlags(endpoint="filesystem:/abs"), "/abs"),
+        (EndFlags(endpoint="filesystem:~/x"), "{home}/x"),
+        (EndFlags(path="../x"), "{cwd}/../x"),
+        (EndFlags(endpoint="filesystem", path="x"), "{cwd}/x"),
+        (EndFlags(endpoint="filesystem"), "{home}/.hdev/memory"),
+    ],
+)
+def test_the_forms_of_a_filesystem_endpoint(place, flags, path):
+    import os.path
+
+    found = ends(place, flags, EndFlags(url=ONE)).source.where.location
+
+    assert found == os.path.normpath(path.format(cwd=place[0], home=place[1]))
+
+
+def test_an_environment_has_its_own_endpoint_key_and_timeout(place):
+    project(
+        place,
+        f"[environments.staging]\nendpoint = '{ONE}'\napi_key_env = 'STAGING'\ntimeout = 5\n"
+        f"[environments.local]\nendpoint = 'filesystem:~/notes'\n",
+    )
+    found = ends(place, EndFlags(endpoint="local"), EndFlags(endpoint="staging"), {"STAGING": "k"})
+
+    assert (found.source.label, found.target.label) == ("local", "staging")
+    assert found.source.where.location == str(place[1] / "notes")
+    assert (key_of(found.target), found.target.where.timeout) == ("k", 5.0)
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "shared", "key"),
+    [
+        ({"HDEV_MEMORY_HTTP_API_KEY": "general"}, {}, None, "general"),
+        ({"HDEV_MEMORY_HTTP_API_KEY": "general"}, {}, "shared", "shared"),
+        ({"HDEV_MEMORY_TARGET_API_KEY": "own"}, {}, "shared", "own"),
+        ({"HDEV_MEMORY_TARGET_API_KEY": "own"}, {"api_key": Secret("flag")}, "shared", "flag"),
+        ({"HDEV_MEMORY_SOURCE_API_KEY": "other"}, {}, None, None),
+    ],
+)
+def test_which_key_an_end_gets(place, environ, flags, shared, key):
+    secret = Secret(shared) if shared else None
+    found = ends(place, LOCAL, EndFlags(url=ONE, **flags), environ, shared_api_key=secret)
+
+    assert key_of(found.target) == key
+
+
+def test_a_configured_key_goes_to_its_own_origin_only(place):
+    user(place, f"memory:\n  http:\n    url: {ONE}\n    api_key: k\n")
+    same = ends(place, LOCAL, EndFlags(url=ONE + "/base"))
+    other = ends(place, LOCAL, EndFlags(url=TWO))
+    downgraded = ends(place, LOCAL, EndFlags(url=ONE.replace("https", "http")))
+
+    assert key_of(same.target) == "k"
+    assert (key_of(other.target), key_of(downgraded.target)) == (None, None)
+    assert any("is not sent" in warning for warning in other.warnings)
+
+
+def test_one_key_for_two_servers_is_warned_about(place):
+    found = ends(place, EndFlags(url=ONE), EndFlags(url=TWO), shared_api_key=Secret("k"))
+
+    assert (key_of(found.source), key_of(found.target)) == ("k", "k")
+    assert any("both servers" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("form", ["file", "command"])
+@pytest.mark.parametrize("where", ["environ", "project"])
+def test_a_key_from_a_file_or_a_command(place, form, where):
+    path = place[0].parent / "key.txt"
+    path.write_text("from-file\n")
+    value = str(path) if form == "file" else f"cat '{path}'"
+    environ = {}
+    if where == "environ":
+        environ[f"HDEV_MEMORY_HTTP_API_KEY_{form.upper()}"] = value
+    else:
+        project(place, f'[memory.http]\napi_key_{form} = "{value}"\n')
+
+    assert settings(place, **environ).get("http.api_key") == "from-file"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FILE", "/nowhere/key"),
+        ("FILE", "/dev/null"),
+        ("COMMAND", "false"),
+        ("COMMAND", "/nowhere/program"),
+        ("COMMAND", "echo"),
+        ("COMMAND", "'"),
+    ],
+)
+def test_a_key_that_cannot_be_had_is_an_error_that_names_its_origin(place, name, value):
+    with pytest.raises(ConfigError) as caught:
+        settings(place, **{f"HDEV_MEMORY_HTTP_API_KEY_{name}": value})
+
+    assert f"HDEV_MEMORY_HTTP_API_KEY_{name}" in str(caught.value)
+
+
+def test_a_secret_shows_itself_to_nobody():
+    import pickle
+
+    secret = Secret("canary")
+
+    assert "canary" not in f"{secret} {secret!r} {[secret]} {EndFlags(api_key=secret)}"
+    with pytest.raises(TypeError):
+        pickle.dumps(secret)

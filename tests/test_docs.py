@@ -1,0 +1,161 @@
+"""The documentation is true: its examples run, its tables are those of the code."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from tests.conftest import put_entry, tree_of
+
+from hdev_memory import errors, plandir
+from hdev_memory.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def fenced(path, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.M | re.S)
+
+
+def test_the_workflow_of_the_readme_runs_as_written(home, tmp_path):
+    """In a real shell, with real processes; only the port is another one."""
+    _, _, workflow, one_step = fenced(ROOT / "README.md", "bash")
+    put_entry(tmp_path / "notes", "a", "hello")
+    port = free_port()
+    server, _, rest = workflow.partition("\n")
+    script = (
+        "set -euo pipefail\n"
+        + server.replace("memory-server", "memory-server --storage-path served")
+        + "\ntrap 'kill %1; wait' EXIT\n"
+        + "until (exec 3<>/dev/tcp/127.0.0.1/8080) 2>/dev/null; do :; done\n"
+        + rest.replace("hdev apply plans/first ", "hdev apply plans/first | tee applied ").replace(
+            "SEQ:DIGEST", "$(sed -n 's/^Audit head //p' applied)"
+        )
+        + one_step.replace("https://memory.example.com", "http://localhost:8080")
+        + one_step.replace("https://memory.example.com", "http://localhost:8080").replace(
+            " --dry-run", " --source-path notes"
+        )
+    ).replace("8080", str(port))
+    put_entry(home / ".hdev/memory", "local", "x")
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env={
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(home),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "Verified: 1 as planned, 0 differ." in done.stdout
+    assert "Dry run completed. 1 entries would be copied" in done.stdout
+    assert tree_of(tmp_path / "served")["a.md"] == b"hello"
+
+
+def free_port():
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+def test_the_two_commands_of_the_readme_are_those_of_ci():
+    demo, tests, *_ = fenced(ROOT / "README.md", "bash")
+
+    assert demo == "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/hdev demo\n"
+    assert tests in (ROOT / ".ci/run").read_text()
+
+
+def test_every_command_is_in_the_documentation():
+    text = (ROOT / "docs/cli.md").read_text()
+
+    assert [name for name in COMMANDS if f"`{name}" not in text] == []
+
+
+def test_every_exit_status_of_an_error_is_in_the_documentation():
+    table = dict(re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "docs/cli.md").read_text(), re.M))
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+
+    assert {str(kind.exit_code) for kind in kinds if hasattr(kind, "exit_code")} <= set(table)
+
+
+def test_the_example_of_a_project_file_is_a_project_file(hdev, home):
+    ((text),) = fenced(ROOT / "docs/cli.md", "toml")
+    Path("hdev.toml").write_text(text)
+    shown = hdev("config", "show")
+
+    assert hdev("config", "check").status == 0
+    for name in tomllib.loads(text)["environments"]:
+        assert f"environment {name} = " in shown.out
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
+        if not target.startswith(("http:", "https:")):
+            assert (path.parent / target).exists(), target
+
+
+def test_files_named_in_the_documentation_exist():
+    for path in DOCS:
+        for name in re.findall(r"`((?:src|tests|docs|plans)/[\w./-]+)`", path.read_text()):
+            assert (ROOT / name).exists(), f"{path.name}: {name}"
+
+
+def test_the_architecture_names_every_module():
+    text = (ROOT / "docs/architecture.md").read_text()
+    source = ROOT / "src/hdev_memory"
+    for path in source.rglob("*.py"):
+        if path.name not in ("__init__.py", "__main__.py") and path.parent.name not in (
+            "cli", "review", "server",
+        ):  # fmt: skip
+            assert path.name in text, path.name
+
+
+def test_the_example_plan_is_intact_and_shows_as_its_review_says(hdev, home):
+    place = ROOT / "plans/example"
+    with plandir.load(place) as opened:
+        plan_id = opened.plan.plan_id
+    shown = hdev("show", place, "--format", "markdown")
+
+    assert plan_id in (place / "review.md").read_text()
+    assert shown.out == (place / "review.md").read_text()
+    assert hdev("audit", "verify", place).status == 10
+
+
+def test_the_demo_tells_the_story_and_leaves_nothing(hdev, home, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    result = hdev("demo")
+
+    assert result.status == 0, result.err
+    for text in (
+        "Plan: 4 to create, 1 to overwrite, 1 to delete.",
+        "Applied: 4 created, 1 overwritten, 1 deleted.",
+        "Verified: 6 as planned, 0 differ.",
+        "Drift: target people/ann",
+        "Refused: ",
+        "Audit log intact: ",
+        "Nothing of this is left behind.",
+    ):
+        assert text in result.out + result.err, text
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list(home.rglob("*")) == []
+
+
+def test_the_demo_keeps_its_folder_when_told_to(hdev, home, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = hdev("demo", "--keep")
+    place = Path(result.out.splitlines()[-1].split(" in ")[1].rstrip("."))
+
+    assert hdev("audit", "verify", place / "plan").status == 10
+    shutil.rmtree(place)
