@@ -9,10 +9,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tests.conftest import put_entry, tree_of
 
 from hdev_memory import errors, plandir
 from hdev_memory.cli import COMMANDS
+from tests.conftest import put_entry, tree_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
