@@ -11,18 +11,25 @@ A *reader* can look and nothing else; planning gets only that, so planning canno
 * Keys that come from a backend are checked before anything is done with them; keys that are not
   allowed are reported as `Unreadable` under their display name.
 * A write carries its precondition, and is answered by what was read back after it.
+* What a write displaces is looked at; where it is not what was expected it is put back, or kept
+  under a name of its own that the receipt tells. No update of anybody else is lost.
+* Nothing of a batch takes effect before `Session.intend` has returned, and all of it that was
+  acknowledged is durable when `write` returns, where the capabilities say `synced`.
+* A change cut off in the middle is finished by the same change with `resumed` set.
 * Opening, listing and reading create nothing, not even folders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn, Protocol, Self
 
 import pathspec
 
+from hdev_memory.core.digest import NotCanonical
 from hdev_memory.core.entry import (
     Absent,
     Capabilities,
@@ -30,6 +37,7 @@ from hdev_memory.core.entry import (
     EntryState,
     Metadata,
     Normalisation,
+    Parts,
     State,
     Unreadable,
     Value,
@@ -39,7 +47,7 @@ MAX_ENTRY_BYTES = 64 * 1024 * 1024
 """Content larger than this is not read: it is reported as unreadable."""
 
 BATCH = 256
-"""How many entries the engine reads or writes at a time; the unit of group commit."""
+"""How many entries the engine compares at a time."""
 
 
 class Endpoint(Value, frozen=True):
@@ -118,23 +126,48 @@ EVERYTHING = Scope()
 
 
 class Put(Value, frozen=True):
-    """Write this entry if what stands there is `before` (None: nothing)."""
+    """Write this entry if what stands there is `before` (None: nothing).
+
+    `sidecar` is the metadata as the source's file has it, where the source has files: b"" where
+    the file is missing, None where there is none to be had. A folder stores it byte for byte.
+    `resumed` says that an earlier run may have been cut off in this change: then each part of the
+    entry may be as before or as after.
+    """
 
     key: str
     content: bytes
     metadata: Metadata
     before: State | None
     after: State
+    sidecar: bytes | None = None
+    resumed: bool = False
 
 
 class Remove(Value, frozen=True):
-    """Remove this entry if what stands there is `before`."""
+    """Remove this entry if what stands there is `before`; `resumed` as in Put."""
 
     key: str
     before: State
+    resumed: bool = False
 
 
 Change = Put | Remove
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a batch of changes belongs to.
+
+    run     names the run; files that a folder stages carry it, so that they can be told apart later
+    intend  is called once, with the changes that are ready, when nothing of the batch has taken
+            effect yet; nothing takes effect when it raises
+    """
+
+    run: str = "0"
+    intend: Callable[[Sequence[Change]], None] = lambda changes: None
+
+
+UNATTENDED = Session()
 
 
 class Stored(Value, frozen=True):
@@ -142,12 +175,14 @@ class Stored(Value, frozen=True):
 
     key: str
     state: State
+    kept: str = ""
 
 
 class Removed(Value, frozen=True):
     """Removed, and seen to be gone."""
 
     key: str
+    kept: str = ""
 
 
 class Drifted(Value, frozen=True):
@@ -155,6 +190,7 @@ class Drifted(Value, frozen=True):
 
     key: str
     found: State | None
+    kept: str = ""
 
 
 class Failed(Value, frozen=True):
@@ -167,9 +203,12 @@ class Failed(Value, frozen=True):
     key: str
     reason: str
     intact: bool
+    kept: str = ""
 
 
 Receipt = Stored | Removed | Drifted | Failed
+"""`kept` is the name, below the root, of bytes that somebody else wrote and that a change met on
+its way: they were set aside there, because nobody planned to destroy them."""
 
 PERMISSION_DENIED = "Permission denied on target"
 """The reason that users see where the target does not let them write."""
@@ -228,12 +267,38 @@ class Reader(Protocol):
 class Backend(Reader, Protocol):
     """A reader that can also write."""
 
-    def write(self, batch: Sequence[Change], normalisation: Normalisation) -> Sequence[Receipt]:
+    def write(
+        self,
+        batch: Sequence[Change],
+        normalisation: Normalisation,
+        session: Session = UNATTENDED,
+    ) -> Sequence[Receipt]:
         """Carry out each change whose precondition holds; one receipt for each, in order.
 
         Entries that are not named are not touched. An error that concerns one entry is its receipt.
         Raises only where nothing can be said of the batch any more (the server refuses the key, the
         root is gone).
+        """
+        ...
+
+    def parts(self, key: str, normalisation: Normalisation) -> Parts | Unreadable:
+        """What each part of an entry is, where it may have been cut off in the middle."""
+        ...
+
+    def tidy(
+        self, runs: Iterable[str], changes: Iterable[Change], normalisation: Normalisation
+    ) -> Sequence[str]:
+        """Remove what earlier runs of these names left in the folders of these changes.
+
+        Only bytes that a change would write or was to displace are removed; anything else is set
+        aside, and the names under which it is kept are returned.
+        """
+        ...
+
+    def hold(self, holder: str) -> contextlib.AbstractContextManager[None]:
+        """Keep other applies out while the context lasts. Raises LockedError.
+
+        A courtesy: no promise above rests on it. Where a store has no locks this does nothing.
         """
         ...
 
@@ -254,3 +319,50 @@ class Closing:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Whole(Closing):
+    """What a store answers that keeps no files of ours: it stages nothing, and has no locks."""
+
+    def tidy(
+        self, runs: Iterable[str], changes: Iterable[Change], normalisation: Normalisation
+    ) -> Sequence[str]:
+        return ()
+
+    def hold(self, holder: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+def parts_of(
+    found: Entry | Absent | Unreadable, normalisation: Normalisation
+) -> Parts | Unreadable:
+    """The parts of an entry that was read whole."""
+    match found:
+        case Absent():
+            return Parts(content=None, metadata=None)
+        case Unreadable():
+            return found
+        case Entry():
+            try:
+                state = normalisation.state(found.content, found.metadata)
+            except NotCanonical as error:
+                return Unreadable(key=found.key, reason=f"its metadata {error}")
+            return Parts(content=state.content, metadata=state.metadata)
+
+
+def state_of(found: Entry | Absent | Unreadable, normalisation: Normalisation) -> State | None:
+    """The state of what was read; None for absence. Raises Unknown where nothing can be said."""
+    match found:
+        case Absent():
+            return None
+        case Unreadable(reason=reason):
+            raise Unknown(reason)
+        case Entry():
+            try:
+                return normalisation.state(found.content, found.metadata)
+            except NotCanonical as error:
+                raise Unknown(f"its metadata {error}") from None
+
+
+class Unknown(Exception):
+    """Of what stands there nothing can be said; the text says why."""

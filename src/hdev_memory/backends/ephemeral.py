@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from hdev_memory.backends.base import (
     EVERYTHING,
+    UNATTENDED,
     Change,
-    Closing,
     Drifted,
     Endpoint,
     Failed,
@@ -16,7 +16,10 @@ from hdev_memory.backends.base import (
     Receipt,
     Removed,
     Scope,
+    Session,
     Stored,
+    Whole,
+    parts_of,
 )
 from hdev_memory.core.digest import NotCanonical
 from hdev_memory.core.entry import (
@@ -27,13 +30,14 @@ from hdev_memory.core.entry import (
     InvalidKey,
     Metadata,
     Normalisation,
+    Parts,
     State,
     Unreadable,
     check_key,
 )
 
 
-class EphemeralBackend(Closing):
+class EphemeralBackend(Whole):
     """Entries in a dict, guarded by one lock; gone when the process ends."""
 
     ignored = 0
@@ -79,19 +83,35 @@ class EphemeralBackend(Closing):
     def obstacle(self, key: str) -> str | None:
         return None
 
-    def write(self, batch: Sequence[Change], normalisation: Normalisation) -> Sequence[Receipt]:
+    def parts(self, key: str, normalisation: Normalisation) -> Parts | Unreadable:
+        (found,) = self.read([key])
+        return parts_of(found, normalisation)
+
+    def write(
+        self,
+        batch: Sequence[Change],
+        normalisation: Normalisation,
+        session: Session = UNATTENDED,
+    ) -> Sequence[Receipt]:
+        session.intend([change for change in batch if not self._refused(change, normalisation)])
         return [self._change(change, normalisation) for change in batch]
 
-    def _change(self, change: Change, normalisation: Normalisation) -> Receipt:
+    def _refused(self, change: Change, normalisation: Normalisation) -> Receipt | None:
         try:
             check_key(change.key)
         except InvalidKey as error:
             return Failed(key=change.key, reason=f"the key {error}", intact=True)
+        held = self._entries.get(change.key)
+        found = normalisation.state(*held) if held is not None else None
+        if found != change.before:
+            return Drifted(key=change.key, found=found)
+        return None
+
+    def _change(self, change: Change, normalisation: Normalisation) -> Receipt:
         with self._lock:
-            held = self._entries.get(change.key)
-            found = normalisation.state(*held) if held is not None else None
-            if found != change.before:
-                return Drifted(key=change.key, found=found)
+            refusal = self._refused(change, normalisation)
+            if refusal is not None:
+                return refusal
             if isinstance(change, Put):
                 self._entries[change.key] = (change.content, dict(change.metadata))
                 state: State = normalisation.state(change.content, change.metadata)

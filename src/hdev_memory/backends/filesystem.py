@@ -21,8 +21,8 @@ from hdev_memory.backends.base import (
     EVERYTHING,
     MAX_ENTRY_BYTES,
     PERMISSION_DENIED,
+    UNATTENDED,
     Change,
-    Closing,
     Drifted,
     Endpoint,
     Failed,
@@ -31,7 +31,10 @@ from hdev_memory.backends.base import (
     Remove,
     Removed,
     Scope,
+    Session,
     Stored,
+    Whole,
+    parts_of,
 )
 from hdev_memory.core.digest import NotCanonical, decode_object
 from hdev_memory.core.entry import (
@@ -42,6 +45,7 @@ from hdev_memory.core.entry import (
     InvalidKey,
     Metadata,
     Normalisation,
+    Parts,
     State,
     Unreadable,
     check_key,
@@ -69,7 +73,7 @@ _Item = tuple[str, int, str, str]
 """What a folder holds: sort name, what to do with it, name on disk, reason (for _REPORT)."""
 
 
-class FilesystemBackend(Closing):
+class FilesystemBackend(Whole):
     """The store in one folder; the folder need not exist for a target."""
 
     def __init__(self, location: str, *, must_exist: bool, sync: bool = True) -> None:
@@ -336,11 +340,21 @@ class FilesystemBackend(Closing):
 
     # Writing
 
-    def write(self, batch: Sequence[Change], normalisation: Normalisation) -> Sequence[Receipt]:
+    def parts(self, key: str, normalisation: Normalisation) -> Parts | Unreadable:
+        (found,) = self.read([key])
+        return parts_of(found, normalisation)
+
+    def write(
+        self,
+        batch: Sequence[Change],
+        normalisation: Normalisation,
+        session: Session = UNATTENDED,
+    ) -> Sequence[Receipt]:
         if self._root is None:
             self._create_root()
         with _Cursor(self._root) as cursor:
             staged = [self._prepare(cursor, change, normalisation) for change in batch]
+            session.intend([item.change for item in staged if isinstance(item, _Staged)])
             receipts = [
                 item if not isinstance(item, _Staged) else self._effect(cursor, item, normalisation)
                 for item in staged

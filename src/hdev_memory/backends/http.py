@@ -8,6 +8,7 @@ dot in it. What is done about each of these is said where it is done.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 from urllib.parse import quote
@@ -15,8 +16,8 @@ from urllib.parse import quote
 from hdev_memory.backends.base import (
     EVERYTHING,
     PERMISSION_DENIED,
+    UNATTENDED,
     Change,
-    Closing,
     Drifted,
     Endpoint,
     Failed,
@@ -24,8 +25,13 @@ from hdev_memory.backends.base import (
     Receipt,
     Removed,
     Scope,
+    Session,
     Stored,
+    Unknown,
     Where,
+    Whole,
+    parts_of,
+    state_of,
 )
 from hdev_memory.backends.http_transport import (
     Answer,
@@ -35,7 +41,7 @@ from hdev_memory.backends.http_transport import (
     short,
     unreachable,
 )
-from hdev_memory.core.diff import TOO_LARGE
+from hdev_memory.core.diff import TOO_LARGE, interrupted
 from hdev_memory.core.digest import NotCanonical, canonical_json
 from hdev_memory.core.entry import (
     Absent,
@@ -44,7 +50,7 @@ from hdev_memory.core.entry import (
     EntryState,
     InvalidKey,
     Normalisation,
-    State,
+    Parts,
     Unreadable,
     check_key,
     display_name,
@@ -70,7 +76,7 @@ _LISTING_FROM = 3
 Found = Entry | Absent | Unreadable
 
 
-class HttpBackend(Closing):
+class HttpBackend(Whole):
     """One memory server."""
 
     ignored = 0
@@ -363,41 +369,64 @@ class HttpBackend(Closing):
 
     # Writing
 
-    def write(self, batch: Sequence[Change], normalisation: Normalisation) -> Sequence[Receipt]:
+    def parts(self, key: str, normalisation: Normalisation) -> Parts | Unreadable:
+        return parts_of(self._read(key), normalisation)
+
+    def write(
+        self,
+        batch: Sequence[Change],
+        normalisation: Normalisation,
+        session: Session = UNATTENDED,
+    ) -> Sequence[Receipt]:
         """Guarded by a look just before (for creates one listing for each folder), or by the
         server's own preconditions where it is ours; always answered by what was read back."""
-        held: list[Found | None] = [None] * len(batch)
+        held: Sequence[Found | None] = [None] * len(batch)
         if not self._ours:
             held = list(self._read_all([change.key for change in batch]))
 
-        def one(item: tuple[Change, Found | None]) -> Receipt:
-            return self._change(item[0], item[1], normalisation)
+        def look(item: tuple[Change, Found | None]) -> _Ready | Receipt:
+            return self._ready(item[0], item[1], normalisation)
 
-        return list(self._transport.map(one, zip(batch, held, strict=True)))
+        looked = list(self._transport.map(look, zip(batch, held, strict=True)))
+        session.intend([item.change for item in looked if isinstance(item, _Ready)])
 
-    def _change(self, change: Change, held: Found | None, normalisation: Normalisation) -> Receipt:
+        def send(item: _Ready | Receipt) -> Receipt:
+            if isinstance(item, _Ready):
+                return self._send(item.change, item.headers, normalisation)
+            return item
+
+        return list(self._transport.map(send, looked))
+
+    def _ready(
+        self, change: Change, held: Found | None, normalisation: Normalisation
+    ) -> _Ready | Receipt:
+        """A change with the headers of its precondition, or why it is not to be sent."""
         reason = _unsendable(change)
         if reason is not None:
             return Failed(key=change.key, reason=reason, intact=True)
         headers: dict[str, str] = {}
         if self._ours:
             headers["Hdev-Metadata"] = "replace"
-            if change.before is None:
+            if change.before is None and not change.resumed:
                 headers["If-None-Match"] = "*"
             else:
                 held, etag = self._fetch(change.key)
-                headers["If-Match"] = etag or '"unknown"'
+                if etag is not None:
+                    headers["If-Match"] = etag
+                else:
+                    headers["If-None-Match"] = "*"
         if held is not None:
             refusal = self._guard(change, held, normalisation)
             if refusal is not None:
                 return refusal
-        return self._send(change, headers, normalisation)
+        return _Ready(change, headers)
 
     def _guard(self, change: Change, held: Found, normalisation: Normalisation) -> Receipt | None:
-        found, unknown = _state(held, normalisation)
-        if unknown:
-            return Failed(key=change.key, reason=unknown, intact=True)
-        if found != change.before:
+        try:
+            found = state_of(held, normalisation)
+        except Unknown as error:
+            return Failed(key=change.key, reason=str(error), intact=True)
+        if found != change.before and not _cut_off(change, held, normalisation):
             return Drifted(key=change.key, found=found)
         if isinstance(held, Entry) and not self._ours and isinstance(change, Put):
             version = held.metadata.get("version", 0)
@@ -424,9 +453,10 @@ class HttpBackend(Closing):
         if answer.status == 200 and answer.body.get("success") is True:
             return self._settle(change, "the server stored something else", normalisation)
         if answer.status == 412:
-            found, unknown = _state(self._read(change.key), normalisation)
-            if unknown:
-                return Failed(key=change.key, reason=unknown, intact=True)
+            try:
+                found = state_of(self._read(change.key), normalisation)
+            except Unknown as error:
+                return Failed(key=change.key, reason=str(error), intact=True)
             return Drifted(key=change.key, found=found)
         return self._settle(change, _refusal(answer, path), normalisation)
 
@@ -434,16 +464,30 @@ class HttpBackend(Closing):
         """The receipt, decided by reading what stands there now."""
         after = change.after if isinstance(change, Put) else None
         try:
-            found, unknown = _state(self._read(change.key), normalisation)
+            found = state_of(self._read(change.key), normalisation)
         except KeyRefusedError:
             raise
         except BackendError as error:
             return Failed(key=change.key, reason=f"{reason}; {error.why}", intact=False)
-        if unknown:
-            return Failed(key=change.key, reason=f"{reason}; {unknown}", intact=False)
+        except Unknown as error:
+            return Failed(key=change.key, reason=f"{reason}; {error}", intact=False)
         if found == after:
             return Stored(key=change.key, state=found) if found else Removed(key=change.key)
         return Failed(key=change.key, reason=reason, intact=found == change.before)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A change that may be sent, and the headers that carry its precondition."""
+
+    change: Change
+    headers: dict[str, str]
+
+
+def _cut_off(change: Change, held: Found, normalisation: Normalisation) -> bool:
+    parts = parts_of(held, normalisation)
+    after = change.after if isinstance(change, Put) else None
+    return change.resumed and isinstance(parts, Parts) and interrupted(change.before, after, parts)
 
 
 def _our_capabilities(details: dict[str, Any]) -> Capabilities:
@@ -465,19 +509,6 @@ def _quoted(key: str) -> str:
 def _says_absent(body: dict[str, Any], key: str) -> bool:
     """Only this sentence means that there is no such entry."""
     return body.get("error") == f"Memory entry content at {key}.md does not exist"
-
-
-def _state(found: Found, normalisation: Normalisation) -> tuple[State | None, str]:
-    match found:
-        case Absent():
-            return None, ""
-        case Unreadable(reason=reason):
-            return None, reason
-        case Entry():
-            try:
-                return normalisation.state(found.content, found.metadata), ""
-            except NotCanonical as error:
-                return None, f"its metadata {error}"
 
 
 def _unsendable(change: Change) -> str | None:

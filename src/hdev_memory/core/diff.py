@@ -15,6 +15,7 @@ from hdev_memory.core.entry import (
     Capabilities,
     EntryState,
     Metadata,
+    Parts,
     State,
     Unreadable,
     Value,
@@ -146,6 +147,23 @@ def judge(action: Writing, current: State | None) -> Verdict:
     if current == after:
         return Verdict.DONE
     return Verdict.DRIFT
+
+
+def interrupted(before: State | None, after: State | None, parts: Parts) -> bool:
+    """Whether a change from `before` to `after` that was cut off explains these parts.
+
+    Each part is then as it was or as it shall be. Only to be asked for a change whose intent is in
+    the log without an outcome; of any other entry the same parts are drift.
+    """
+    ends = (before, after)
+    contents = {end.content if end is not None else None for end in ends}
+    metadata = {end.metadata if end is not None else None for end in ends}
+    if _EMPTY_METADATA in metadata:
+        metadata.add(None)  # a missing sidecar is empty metadata
+    return parts.content in contents and parts.metadata in metadata
+
+
+_EMPTY_METADATA = metadata_digest({})
 
 
 def diff(

@@ -63,12 +63,17 @@ class State(Value, frozen=True):
 
 
 class Entry(Value, frozen=True):
-    """An entry with everything it holds; `content` is the raw UTF-8 bytes."""
+    """An entry with everything it holds; `content` is the raw UTF-8 bytes.
+
+    `sidecar` is the metadata byte for byte, from a store that keeps it in a file of its own: b""
+    where that file is missing, None from a store without such files.
+    """
 
     key: str
     content: bytes
     metadata: Metadata
     note: str = ""
+    sidecar: bytes | None = None
 
 
 class EntryState(Value, frozen=True):
@@ -94,6 +99,13 @@ class Unreadable(Value, frozen=True):
 
     key: str
     reason: str
+
+
+class Parts(Value, frozen=True):
+    """The digest of each part of an entry by itself; None where the part is missing."""
+
+    content: Digest | None
+    metadata: Digest | None
 
 
 class Normalisation(Value, frozen=True):
