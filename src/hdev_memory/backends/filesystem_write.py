@@ -395,7 +395,8 @@ class Batch:
             return Removed(key=change.key, kept=kept)
         if found == change.before:
             return Failed(key=change.key, reason=reason, intact=True, kept=kept)
-        if miss is not None and miss.foreign and not self._half(cursor, change):
+        # What was staged was read back before it had a name: what differs now is somebody else's.
+        if (miss is None or miss.foreign) and not self._half(cursor, change):
             return Drifted(key=change.key, found=found, kept=kept)
         return Failed(key=change.key, reason=reason, intact=False, kept=kept)
 
