@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from hdev_memory.backends.base import Secret, Where
@@ -25,6 +25,8 @@ PROJECT_FILE = "hdev.toml"
 USER_FILE = Path(".hdev") / "config.yaml"
 DEFAULT_STORE = Path(".hdev") / "memory"
 DEFAULT_TIMEOUT = 30.0
+DEFAULT_HANDSHAKE = 1.8
+"""Seconds, both requests together; a configured timeout stands for the handshake as well."""
 
 _KEY_FORMS = ("api_key", "api_key_env", "api_key_file", "api_key_command")
 _S3 = ("bucket", "region", "access_key_id", "secret_access_key", "endpoint_url")
@@ -479,8 +481,12 @@ def resolve(
     *,
     shared_api_key: Secret | None = None,
     insecure_http: bool = False,
+    parallelism: int | None = None,
+    durability: Literal["full", "none"] = "full",
 ) -> Resolved:
     """Both ends, with the key that belongs to each. Raises UsageError.
+
+    `durability` is about the target; `none` is a usage error where that is a server.
 
     A source that is not given is the local folder, whatever `memory.backend` says: that is what
     "migrate to your configured server" means. A target must be given.
@@ -496,6 +502,12 @@ def resolve(
     warnings: list[str] = []
     ends = {"source": source, "target": target}
     places = {side: _place(flags, side, settings) for side, flags in ends.items()}
+    if durability == "none" and places["target"].kind == "http":
+        raise UsageError(
+            "--durability none says nothing for a server.",
+            why="How durably a server writes is its own affair.",
+            hint="Leave --durability out.",
+        )
     own = {side: _own_key(side, flags, places[side], settings) for side, flags in ends.items()}
     keys = _shared_keys(places, own, shared_api_key, warnings)
     for side, place in places.items():
@@ -507,7 +519,10 @@ def resolve(
                 kind=place.kind,
                 location=place.location,
                 key=keys[side],
-                timeout=_timeout(place, settings),
+                timeout=_timeout(place, settings) or DEFAULT_TIMEOUT,
+                handshake=_timeout(place, settings) or DEFAULT_HANDSHAKE,
+                parallelism=parallelism,
+                durability=durability if side == "target" else "full",
                 insecure_http=insecure_http,
             ),
             label=_label(place),
@@ -574,11 +589,11 @@ def _origin(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or default
 
 
-def _timeout(place: _Place, settings: Settings) -> float:
+def _timeout(place: _Place, settings: Settings) -> float | None:
+    """The seconds that somebody configured for this end, if anybody did."""
     text = place.environment.timeout if place.environment is not None else None
     text = text or settings.get("http.timeout")
-    seconds = _seconds(text) if text is not None else None
-    return seconds if seconds is not None else DEFAULT_TIMEOUT
+    return _seconds(text) if text is not None else None
 
 
 def _place(flags: EndFlags, side: str, settings: Settings) -> _Place:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Literal, Self
 
 import msgspec
 
@@ -184,7 +184,10 @@ def free_name(plans: Path, stem: str) -> Path:
 
 
 class Receipt(Value, frozen=True):
-    """What a run came to, and the head of the log behind it: the anchor of `audit verify`."""
+    """What a run came to, and the head of the log behind it: the anchor of `audit verify`.
+
+    `durability` is `none` where the run was told not to sync what it wrote into the target.
+    """
 
     format: str
     plan: str
@@ -195,6 +198,7 @@ class Receipt(Value, frozen=True):
     time: str
     counts: dict[str, int]
     head: audit.Headmark
+    durability: Literal["full", "none"] = "full"
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:

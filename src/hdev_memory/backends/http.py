@@ -76,7 +76,7 @@ class HttpBackend(Closing):
     ignored = 0
 
     def __init__(self, where: Where) -> None:
-        """Shake hands. Raises BackendError, KeyRefusedError or UsageError within two seconds."""
+        """Shake hands. Raises UsageError, KeyRefusedError or BackendError, and that soon."""
         self._transport = Transport(where)
         self._location = where.location
         self._folders: set[str] = set()
@@ -88,9 +88,14 @@ class HttpBackend(Closing):
             raise
 
     def _handshake(self) -> None:
+        def requests() -> tuple[Answer, Answer]:
+            return (
+                self._transport.request("GET", "/api/health"),
+                self._transport.request("GET", "/api/memory/tree?depth=0"),
+            )
+
         try:
-            health = self._transport.request("GET", "/api/health")
-            tree = self._transport.request("GET", "/api/memory/tree?depth=0")
+            health, tree = self._transport.shake_hands(requests)
         except RequestFailed as error:
             raise unreachable(self._location, error) from None
         if "healthy" not in health.body:

@@ -152,15 +152,17 @@ def _bug(error: Exception) -> int:
         import traceback
 
         traceback.print_exception(error)
-    # Its text stays out: it may quote what was being read.
-    show_error(
-        HdevError(
-            "hdev-memory has met a bug in itself.",
-            why=f"{type(error).__name__}.",
-            hint="Run it again with HDEV_DEBUG=1 for the traceback, and report it.",
-        )
-    )
+    show_error(bug(error))
     return 1
+
+
+def bug(error: Exception) -> HdevError:
+    """What to say of an unexpected exception; its text stays out, it may quote what was read."""
+    return HdevError(
+        "hdev-memory has met a bug in itself.",
+        why=f"{type(error).__name__}.",
+        hint="Run it again with HDEV_DEBUG=1 for the traceback, and report it.",
+    )
 
 
 def show_interrupt() -> None:

@@ -37,7 +37,19 @@ InsecureHttp = Annotated[
     bool,
     typer.Option("--insecure-http", help="Let a key travel over plain http to another machine."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines for programs on stdout.")]
+JsonInto = Annotated[
+    Path | None,
+    typer.Option(
+        "--json-into", metavar="FILE", help="Write the JSON lines there, beside the usual output."
+    ),
+]
+Parallelism = Annotated[
+    int | None,
+    typer.Option(
+        "--parallelism", metavar="N", min=1, max=64, help="Connections to each server (default 8)."
+    ),
+]
 PlanPlace = Annotated[
     Path, typer.Argument(metavar="PLAN", help="The plan's folder, or its plan.json.")
 ]
