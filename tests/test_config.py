@@ -220,3 +220,27 @@ def test_a_secret_shows_itself_to_nobody():
     assert "canary" not in f"{secret} {secret!r} {[secret]} {EndFlags(api_key=secret)}"
     with pytest.raises(TypeError):
         pickle.dumps(secret)
+
+
+@pytest.mark.parametrize(
+    ("environ", "timeout", "handshake"),
+    [
+        ({}, 30.0, 1.5),
+        ({"HDEV_MEMORY_HTTP_TIMEOUT": "7"}, 7.0, 7.0),
+        ({"HDEV_MEMORY_HTTP_TIMEOUT": "0.5"}, 0.5, 0.5),
+    ],
+)
+def test_a_configured_timeout_is_how_long_the_handshake_may_take(
+    place, environ, timeout, handshake
+):
+    where = ends(place, LOCAL, EndFlags(kind="http", url=ONE), environ).target.where
+
+    assert (where.timeout, where.handshake) == (timeout, handshake)
+
+
+def test_durability_is_about_the_target_and_none_is_refused_for_a_server(place):
+    found = ends(place, LOCAL, EndFlags(path="there"), durability="none")
+
+    assert (found.source.where.durability, found.target.where.durability) == ("full", "none")
+    with pytest.raises(UsageError, match="--durability none"):
+        ends(place, LOCAL, EndFlags(kind="http", url=ONE), durability="none")

@@ -25,8 +25,9 @@ PROJECT_FILE = "hdev.toml"
 USER_FILE = Path(".hdev") / "config.yaml"
 DEFAULT_STORE = Path(".hdev") / "memory"
 DEFAULT_TIMEOUT = 30.0
-DEFAULT_HANDSHAKE = 1.8
-"""Seconds, both requests together; a configured timeout stands for the handshake as well."""
+DEFAULT_HANDSHAKE = 1.5
+"""Seconds, both requests together: with the start of the program, that is under two. A configured
+timeout stands for the handshake as well."""
 
 _KEY_FORMS = ("api_key", "api_key_env", "api_key_file", "api_key_command")
 _S3 = ("bucket", "region", "access_key_id", "secret_access_key", "endpoint_url")

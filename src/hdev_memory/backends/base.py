@@ -93,7 +93,7 @@ class Where:
     location: str
     key: Secret | None = None
     timeout: float = 30.0
-    handshake: float = 1.8
+    handshake: float = 1.5
     parallelism: int | None = None
     durability: Literal["full", "none"] = "full"
     insecure_http: bool = False

@@ -88,14 +88,8 @@ class HttpBackend(Closing):
             raise
 
     def _handshake(self) -> None:
-        def requests() -> tuple[Answer, Answer]:
-            return (
-                self._transport.request("GET", "/api/health"),
-                self._transport.request("GET", "/api/memory/tree?depth=0"),
-            )
-
         try:
-            health, tree = self._transport.shake_hands(requests)
+            health, tree = self._transport.shake_hands("/api/health", "/api/memory/tree?depth=0")
         except RequestFailed as error:
             raise unreachable(self._location, error) from None
         if "healthy" not in health.body:

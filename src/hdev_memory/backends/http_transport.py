@@ -89,7 +89,6 @@ class Transport:
         if client is None:
             client = httpx.Client(
                 headers=self._headers,
-                timeout=httpx.Timeout(self._timeout, connect=self._handshake),
                 follow_redirects=False,  # the key is for this origin only
                 # The environment may name proxies, which a loopback server must not go through,
                 # and a .netrc, which would add credentials that nobody asked for.
@@ -107,10 +106,12 @@ class Transport:
         *,
         body: Any = None,
         headers: dict[str, str] | None = None,
+        seconds: float | None = None,
     ) -> Answer:
         """One request. Raises RequestFailed, or KeyRefusedError for 401.
 
-        The whole answer has to come within the timeout and the size limit.
+        The whole answer has to come within the timeout (`seconds` where it is another than that
+        of the transport) and the size limit.
         """
         content = None
         sent = dict(headers or {})
@@ -118,11 +119,16 @@ class Transport:
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
             sent["Content-Type"] = "application/json"
         self.requests += 1
-        deadline = time.monotonic() + self._timeout
+        seconds = seconds if seconds is not None else self._timeout
+        deadline = time.monotonic() + seconds
         raw = bytearray()
         try:
             with self._client().stream(
-                method, self._base + path, content=content, headers=sent
+                method,
+                self._base + path,
+                content=content,
+                headers=sent,
+                timeout=httpx.Timeout(seconds, connect=min(self._handshake, seconds)),
             ) as response:
                 for chunk in response.iter_raw():
                     raw += chunk
@@ -145,17 +151,18 @@ class Transport:
             )
         return Answer(response.status_code, _object(bytes(raw)), response.headers.get("etag"))
 
-    def shake_hands(self, requests: Callable[[], T]) -> T:
-        """The first requests, which have seconds together, not each; raises RequestFailed.
+    def shake_hands(self, *paths: str) -> list[Answer]:
+        """The answers to the first reads, which share their time; raises as `request`.
 
         They run in a thread that is left behind when the time is up: the look-up of a name and a
         server that drips its answer know no timeout of their own.
         """
-        outcome: list[T | BaseException] = []
+        outcome: list[list[Answer] | BaseException] = []
+        longer = self._handshake + 1  # so that the thread left behind ends soon as well
 
         def run() -> None:
             try:
-                outcome.append(requests())
+                outcome.append([self.request("GET", path, seconds=longer) for path in paths])
             except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
                 outcome.append(error)
 
