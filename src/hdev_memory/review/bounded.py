@@ -7,9 +7,9 @@ from collections.abc import Callable
 import msgspec
 
 from hdev_memory.errors import UsageError
-from hdev_memory.review.document import Document, Row
+from hdev_memory.review.document import GRAVEST, Document, Row
 
-CUT_FIRST = ("skip", "create", "blocked", "overwrite", "delete")
+CUT_FIRST = GRAVEST[::-1]
 """In this order rows go: what destroys is shown as long as anything is."""
 
 

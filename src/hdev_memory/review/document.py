@@ -14,7 +14,10 @@ from hdev_memory.review.inert import inert
 from hdev_memory.review.metadata import NONE, Changes
 
 KINDS = ("create", "overwrite", "blocked", "skip", "delete")
-"""In the order of a review; deletes come last, as they run last."""
+"""In the order of a review in a terminal; deletes come last, as they run last."""
+
+GRAVEST = ("delete", "overwrite", "blocked", "create", "skip")
+"""What destroys first: the order of a review that is read from its top, and may be cut."""
 
 SYMBOLS = {"create": "+", "overwrite": "~", "delete": "-", "skip": "=", "blocked": "!"}
 
@@ -139,7 +142,7 @@ def _of(
         before=before,
         after=after,
         reason=inert(action.reason),
-        details=tuple(f"metadata  {line}" for line in details),
+        details=details,
     )
 
 
@@ -183,15 +186,15 @@ def rest(summary: Summary) -> str:
     if summary.target_only:
         parts.append(f"{summary.target_only} only in the target (kept)")
     if summary.ignored:
-        parts.append(f"{summary.ignored} other files ignored")
+        parts.append(
+            f"{summary.ignored} other {'file' if summary.ignored == 1 else 'files'} ignored"
+        )
     return ", ".join(parts) + f"; {size(summary.bytes)} to write."
 
 
 def cut(document: Document) -> str:
     """Which rows are left out, by kind, in one sentence; empty when none is."""
-    parts = [
-        f"{document.omitted[kind]} {kind}" for kind in reversed(KINDS) if document.omitted[kind]
-    ]
+    parts = [f"{document.omitted[kind]} {kind}" for kind in GRAVEST if document.omitted[kind]]
     return f"NOT SHOWN HERE: {', '.join(parts)}." if parts else ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hdev_memory.review.document import KINDS, SYMBOLS, Document, Row, cut, rest, sizes, totals
+from hdev_memory.review.document import GRAVEST, SYMBOLS, Document, Row, cut, rest, sizes, totals
 
 FENCE = "`" * 3
 
@@ -27,7 +27,7 @@ def render(document: Document) -> str:
             ]
         ),
     ]
-    for kind in reversed(KINDS):  # deletes and overwrites first: they destroy
+    for kind in GRAVEST:
         rows = document.rows[kind]
         if not rows and not document.omitted[kind]:
             continue
@@ -45,7 +45,7 @@ def render(document: Document) -> str:
 
 def _lines(row: Row) -> list[str]:
     first = f"{SYMBOLS[row.kind]} {row.key}  {sizes(row)}  ({row.reason})"
-    return [first, *(f"    {line}" for line in row.details)]
+    return [first, *(f"    metadata  {line}" for line in row.details)]
 
 
 def _fenced(lines: list[str]) -> list[str]:

@@ -84,10 +84,8 @@ def _block(document: Document, kind: str, console: Console) -> None:
             symbol,
             Text(row.key, style=STYLES[kind]),
             Text(sizes(row)),
-            Text(row.reason, style="dim"),
+            Text("\n".join((row.reason, *row.details)), style="dim"),
         )
-        for line in row.details:
-            table.add_row("", Text(f"  {line}"))
     if document.rows[kind]:
         console.print(table)
     if document.omitted[kind]:
