@@ -132,13 +132,14 @@ def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], st
     except OSError as error:
         _unmake(made)
         raise _not_written(folder, error) from None
+    opened: OpenPlan | None = None
     try:
         with (draft / PLAN).open("wb") as file:
             file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())
-        with OpenPlan(draft) as opened:
-            durable.write_whole(draft / REVIEW, review(opened).encode())
+        opened = OpenPlan(draft)
+        durable.write_whole(draft / REVIEW, review(opened).encode())
         durable.write_whole(draft / ".gitignore", b"backup/\n.lock\n")
         (draft / "approvals").mkdir()
         draft.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a plan is there to be shared
@@ -146,12 +147,15 @@ def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], st
         with durable.opened_folder(folder.parent) as parent:
             durable.sync_folder(parent)
     except BaseException as error:
+        if opened is not None:
+            opened.close()
         shutil.rmtree(draft, ignore_errors=True)
         _unmake(made)
         if isinstance(error, OSError):
             raise _not_written(folder, error) from None
         raise
-    return OpenPlan(folder)
+    opened.folder = folder  # its bytes were checked as they lie on disk; the rename moved them
+    return opened
 
 
 def _unmake(made: Iterable[Path]) -> None:

@@ -20,8 +20,9 @@ _INTRODUCTION = """\
 
 `nox -s bench` measures; `nox -s bench -- --quick` takes smaller sizes, and `-- --write` replaces
 this page. Figures are medians of interleaved rounds of whole processes, with the lowest and the
-highest in brackets. Entries hold 2 KB and a small metadata file, and lie in the page cache. Only the
-ratios of one run mean anything; a row whose rounds disagree about its aim says that it is too noisy.
+highest in brackets. Entries hold 2 KB and a small metadata file, and lie in the page cache. Only
+the ratios of one run mean anything; a row whose rounds disagree about its aim says that it is too
+noisy.
 
 Measured with {size} on {machine}, shared with other work.
 """
