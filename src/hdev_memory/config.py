@@ -96,10 +96,14 @@ def _read(path: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except UnicodeDecodeError:
-        raise ConfigError("A configuration file is not UTF-8.", why=f"{path}.") from None
+        raise ConfigError(
+            "A configuration file is not UTF-8.", why=f"{path}.", hint="Save it as UTF-8."
+        ) from None
     except OSError as error:
         raise ConfigError(
-            "A configuration file cannot be read.", why=f"{path}: {error.strerror}."
+            "A configuration file cannot be read.",
+            why=f"{path}: {error.strerror}.",
+            hint="Let this user read it, or remove it.",
         ) from None
 
 

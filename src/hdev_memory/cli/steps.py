@@ -47,7 +47,7 @@ def parse_expiry(text: str) -> timedelta | None:
     """`7d`, `12h`, `30m` or `never`; raises UsageError."""
     if text == "never":
         return None
-    found = re.fullmatch(r"([1-9]\d{0,5})([dhm])", text)
+    found = re.fullmatch(r"([1-9][0-9]{0,5})([dhm])", text)
     if found is None:
         raise UsageError(
             "This is not a time span.",
@@ -60,7 +60,7 @@ def parse_expiry(text: str) -> timedelta | None:
 
 def parse_wait(text: str) -> float:
     """`0`, `30s` or `5m` in seconds; raises UsageError."""
-    found = re.fullmatch(r"(\d{1,6})([sm])|0", text)
+    found = re.fullmatch(r"([0-9]{1,6})([sm])|0", text)
     if found is None:
         raise UsageError(
             "This is not a time to wait.",
