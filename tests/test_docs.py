@@ -13,6 +13,7 @@ import pytest
 from hdev_memory import errors, plandir
 from hdev_memory.cli import COMMANDS
 from tests.conftest import put_entry, tree_of
+from tests.processes import PROGRAM
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -79,6 +80,25 @@ def test_every_command_is_in_the_documentation():
     text = (ROOT / "docs/cli.md").read_text()
 
     assert [name for name in COMMANDS if f"`{name}" not in text] == []
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_the_help_of_a_command_is_whole_at_any_width(home, command, columns):
+    done = subprocess.run(
+        [*PROGRAM, *command.split(), "--help"],
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "COLUMNS": columns},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text = done.stdout.replace("sha256:…", "")
+
+    assert "…" not in text
+    assert "a command that was not loaded" not in text
+    for name, (_, help_line) in COMMANDS.items():
+        if not command and " " not in name:
+            assert help_line in text
 
 
 def test_every_exit_status_of_an_error_is_in_the_documentation():

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 Source = Annotated[
-    str | None, typer.Option("--source", help="Where entries come from: an endpoint.")
+    str | None, typer.Option("--source", metavar="ENDPOINT", help="Where entries come from.")
 ]
-Target = Annotated[str | None, typer.Option("--target", help="Where entries go: an endpoint.")]
+Target = Annotated[
+    str | None, typer.Option("--target", metavar="ENDPOINT", help="Where entries go.")
+]
 SourcePath = Annotated[
     str | None, typer.Option("--source-path", metavar="PATH", help="The source's folder.")
 ]
@@ -65,11 +67,11 @@ MaxDelete = Annotated[
 ]
 Include = Annotated[
     list[str] | None,
-    typer.Option("--include", metavar="PATTERN", help="Only keys that match (gitignore pattern)."),
+    typer.Option("--include", metavar="PATTERN", help="Only keys that match; repeatable."),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", metavar="PATTERN", help="No keys that match (gitignore pattern)."),
+    typer.Option("--exclude", metavar="PATTERN", help="No keys that match; repeatable."),
 ]
 Expect = Annotated[
     str | None,

@@ -13,10 +13,10 @@ from hdev_memory.cli import options as flags
 
 def plan(
     source_endpoint: Annotated[
-        str | None, typer.Argument(metavar="SOURCE", help="An endpoint; see --source.")
+        str | None, typer.Argument(metavar="SOURCE", help="Where entries come from, as --source.")
     ] = None,
     target_endpoint: Annotated[
-        str | None, typer.Argument(metavar="TARGET", help="An endpoint; see --target.")
+        str | None, typer.Argument(metavar="TARGET", help="Where entries go, as --target.")
     ] = None,
     source: flags.Source = None,
     target: flags.Target = None,
@@ -66,7 +66,8 @@ def plan(
     """Compare SOURCE with TARGET and write a plan that can be reviewed, approved and applied.
 
     An endpoint is `filesystem`, `filesystem:PATH`, `http:https://HOST`, `https://HOST`, or the name
-    of an environment from hdev.toml. Nothing is written but the plan's folder.
+    of an environment from hdev.toml; the source is the local memory unless it is given. A PATTERN
+    is one of gitignore, matched against keys. Nothing is written but the plan's folder.
     """
     import contextlib
 

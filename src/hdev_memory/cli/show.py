@@ -15,13 +15,18 @@ from hdev_memory.cli import options as flags
 def show(
     plan: flags.PlanPlace,
     form: Annotated[
-        Literal["terminal", "markdown", "json"], typer.Option("--format", help="How to show it.")
+        Literal["terminal", "markdown", "json"],
+        typer.Option("--format", metavar="FORM", help="terminal, markdown or json."),
     ] = "terminal",
     stat: Annotated[bool, typer.Option("--stat", help="Only the totals.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Every action, however many.")] = False,
     only: Annotated[
         Literal["create", "overwrite", "delete", "skip", "blocked"] | None,
-        typer.Option("--only", help="Only this kind of action."),
+        typer.Option(
+            "--only",
+            metavar="KIND",
+            help="Only one kind of action: create, overwrite, delete, skip or blocked.",
+        ),
     ] = None,
     key: Annotated[
         str | None, typer.Option("--key", metavar="GLOB", help="Only keys that match.")
