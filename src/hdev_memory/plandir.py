@@ -175,7 +175,7 @@ def _not_written(folder: Path, error: OSError) -> HdevError:
     return HdevError(
         "The plan cannot be written.",
         why=f"{folder}: {error.strerror}.",
-        hint="Choose a folder that you may write to with -o.",
+        hint="Run it where you may write, or give `hdev plan` another folder with -o.",
     )
 
 

@@ -149,3 +149,15 @@ def test_what_is_not_there_yet_is_refused_and_never_ignored(hdev, planned, flag)
 )
 def test_later_flags_of_plan_and_show_are_refused_as_well(hdev, planned, words):
     assert hdev(*words).status == 64
+
+
+@pytest.mark.parametrize("name", [".lock", "audit.jsonl"])
+def test_a_plan_folder_that_cannot_be_written_is_told_before_any_write(hdev, planned, name):
+    (planned / name).unlink(missing_ok=True)
+    (planned / name).mkdir()
+    result = hdev("apply", "p")
+
+    assert result.status == 1
+    assert f"p/{name}: Is a directory." in result.err
+    assert "bug" not in result.err
+    assert not Path("target").exists()

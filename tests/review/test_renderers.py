@@ -95,6 +95,16 @@ def test_markdown_holds_foreign_text_in_fences_only(plan):
     assert "everyone" not in prose
 
 
+def test_keys_that_differ_in_spaces_alone_look_different(tmp_path):
+    keys = sorted(("a b", "a  b", "a b ", " a b", "a  b "))
+    actions = tuple(Create(key=key, after=plans.ONE, reason="new") for key in keys)
+    with plans.opened(tmp_path, actions) as opened:
+        text = terminal.render(document.describe(opened, name="p"), width=100, colour=False)
+    shown = {" ".join(line.split()) for line in text.splitlines() if line.startswith("  +")}
+
+    assert len(shown) == len(keys)
+
+
 def test_json_is_ascii_and_holds_every_action(plan):
     text = as_json.render(plan[0])
 

@@ -253,7 +253,16 @@ def held(
 ) -> Iterator[plandir.Journal]:
     """The plan's journal, while no other apply can have it; `wait` seconds at most for the lock."""
     kind = plandir.Journal if durability == "full" else _UnsyncedJournal
-    with locked(opened.folder, wait), kind(opened.folder) as journal:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(opened.folder, wait))
+            journal = stack.enter_context(kind(opened.folder))
+        except OSError as error:
+            raise HdevError(
+                "The plan's folder cannot be written, and no run goes without its log.",
+                why=f"{error.filename or opened.folder}: {error.strerror}.",
+                hint="Make the folder writable, or copy it to where you may write.",
+            ) from None
         if journal.torn:
             repaired = engine.make_record(
                 "repaired",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterator
 from typing import assert_never
 
@@ -138,12 +139,17 @@ def _of(
 ) -> Row:
     return Row(
         kind=kind,
-        key=inert(action.key),
+        key=shown_key(action.key),
         before=before,
         after=after,
         reason=inert(action.reason),
         details=details,
     )
+
+
+def shown_key(key: str) -> str:
+    """A key, inert, with the spaces spelled out that a table or a line's end would hide."""
+    return re.sub(r"^ +| +$| (?= )", lambda found: "\\u{20}" * len(found[0]), inert(key))
 
 
 def _end(end: End) -> EndLine:
