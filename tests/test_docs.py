@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hdev_memory import errors, plandir
-from hdev_memory.cli import COMMANDS
+from hdev_memory.cli import COMMANDS, eventlines
 from tests.conftest import put_entry, tree_of
 from tests.processes import PROGRAM
 
@@ -179,3 +179,24 @@ def test_the_demo_keeps_its_folder_when_told_to(hdev, home, tmp_path, monkeypatc
 
     assert hdev("audit", "verify", place / "plan").status == 10
     shutil.rmtree(place)
+
+
+def test_every_event_line_and_each_of_its_members_is_in_the_documentation():
+    """Read from the structs that make the lines."""
+    text = (ROOT / "docs/formats.md").read_text().partition("## Event lines")[2]
+    rows = dict(re.findall(r"^\| (?:… of )?`([a-z -]+)` \| (.*) \|$", text, re.M))
+    lines = [
+        kind
+        for kind in vars(eventlines).values()
+        if isinstance(kind, type)
+        and issubclass(kind, eventlines.Line)
+        and kind is not eventlines.Line
+    ]
+
+    assert len(lines) > 10
+    for kind in lines:
+        commanding = "command" in kind.__struct_fields__
+        row = rows[kind.__struct_defaults__[-1] if commanding else kind.__struct_config__.tag]
+        for member in kind.__struct_fields__:
+            if member not in ("exit", "command"):
+                assert f"`{member}`" in row, (kind.__name__, member)
