@@ -332,3 +332,23 @@ def test_the_home_folder_may_be_written_as_a_tilde(place):
 
     assert found.source.where.location == str(place[1])
     assert found.target.where.location == str(place[1] / "x")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "why"),
+    [
+        ("FILE", "/nowhere/key", "/nowhere/key: No such file"),
+        ("FILE", "/", "/: Is a directory"),
+        ("COMMAND", "false", "status 1"),
+        ("COMMAND", "no-such-program", "cannot be run: No such file"),
+        ("COMMAND", "echo 'open", "it is no command"),
+        ("COMMAND", "true", "named in"),
+    ],
+)
+def test_a_key_that_cannot_be_had_says_why_and_where_it_was_asked_for(place, variable, text, why):
+    name = f"HDEV_MEMORY_HTTP_API_KEY_{variable}"
+
+    with pytest.raises(ConfigError) as caught:
+        settings(place, **{name: text})
+    assert why in caught.value.why
+    assert name in caught.value.why

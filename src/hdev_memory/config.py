@@ -122,7 +122,7 @@ def _wrong(path: Path, line: int | None, key: str, why: str) -> ConfigError:
     return ConfigError(
         "A configuration file is wrong.",
         why=f"{place}: {about}.",
-        hint="Correct that line; `hdev config check` looks at everything.",
+        hint="Correct that line, then run `hdev config check`.",
     )
 
 
@@ -365,8 +365,9 @@ def environ_key(environ: Mapping[str, str], variable: str) -> Value | None:
 def _key_from_file(path: Path, origin: str) -> str:
     try:
         key = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
-    except (OSError, UnicodeDecodeError):
-        raise _no_key("The file with a key cannot be read.", origin) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise _no_key("The file with a key cannot be read.", origin, f"{path}: {reason}.") from None
     return _key(key, origin)
 
 
@@ -381,8 +382,16 @@ def _key_from_command(command: str, origin: str) -> str:
             check=True,
         )
         key = done.stdout.decode().partition("\n")[0]
-    except (OSError, ValueError, subprocess.SubprocessError):
-        raise _no_key("The command that gives a key has failed.", origin) from None
+    except subprocess.CalledProcessError as error:
+        why = f"It ended with status {error.returncode}."
+        raise _no_key("The command that gives a key has failed.", origin, why) from None
+    except subprocess.TimeoutExpired:
+        why = "It did not end within 30 seconds."
+        raise _no_key("The command that gives a key has failed.", origin, why) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no command"
+        why = f"It cannot be run: {reason}."
+        raise _no_key("The command that gives a key has failed.", origin, why) from None
     return _key(key, origin)
 
 
@@ -392,9 +401,11 @@ def _key(key: str, origin: str) -> str:
     return key
 
 
-def _no_key(what: str, origin: str) -> ConfigError:
+def _no_key(what: str, origin: str, why: str = "") -> ConfigError:
     return ConfigError(
-        what, why=f"It is named in {origin}.", hint="`hdev config check` tells more."
+        what,
+        why=f"{why} It is named in {origin}.".strip(),
+        hint="Correct it there, then run `hdev config check`.",
     )
 
 
@@ -426,7 +437,7 @@ def _bad_value(name: str, value: Value, why: str) -> ConfigError:
     return ConfigError(
         "A setting is wrong.",
         why=f"{value.origin}: `{name}` {why}.",
-        hint="Correct it; `hdev config show` tells where each value comes from.",
+        hint="Correct it there, then run `hdev config check`.",
     )
 
 

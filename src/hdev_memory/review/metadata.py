@@ -48,6 +48,8 @@ NONE = Changes(lines={}, left=0)
 
 def of_plan(opened: OpenPlan, source: Reader, target: Reader, limit: int = MAX_ENTRIES) -> Changes:
     """What a plan's overwrites do to metadata, for the first `limit` that change it."""
+    if not opened.plan.tail.summary.overwrite:
+        return NONE  # spares a pass over the actions
     actions: list[Overwrite] = []
     left = 0
     for action in opened.actions():
