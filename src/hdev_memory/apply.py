@@ -101,7 +101,8 @@ class Outcome:
 class Run:
     """What a run needs from outside: its name, who runs it, the clock, and when to stop.
 
-    `keep_going` goes on after an entry failed. `stop` is asked between batches.
+    `keep_going` goes on after an entry failed. `stop` is asked between batches. `remark` is written
+    into the log where the run begins.
     """
 
     run: str
@@ -109,6 +110,7 @@ class Run:
     now: Callable[[], datetime]
     keep_going: bool = False
     stop: Callable[[], bool] = lambda: False
+    remark: str = ""
 
 
 class DriftFound(DriftError):
@@ -551,7 +553,8 @@ class _Log:
     def begin(self) -> Mapping[str, audit.Record]:
         """Record the beginning; the intents of earlier runs whose outcome is not known."""
         again = any(record.event in ("started", "resumed") for record in self._journal.records)
-        self._journal.append([self.record("resumed" if again else "started")])
+        event: audit.Event = "resumed" if again else "started"
+        self._journal.append([self.record(event, evidence=self.run.remark)])
         return dict(self._journal.open)
 
     def refuse(self, error: BaseException, drifts: Sequence[Drift]) -> None:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Literal, Self
 
 import msgspec
 
@@ -136,10 +136,11 @@ def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], st
     except OSError as error:
         _unmake(made)
         raise _not_written(folder, error) from None
+    opened: OpenPlan | None = None
     try:
         durable.write_stream(draft / PLAN, iter(lines))
-        with OpenPlan(draft) as opened:
-            durable.write_whole(draft / REVIEW, review(opened).encode())
+        opened = OpenPlan(draft)
+        durable.write_whole(draft / REVIEW, review(opened).encode())
         durable.write_whole(draft / ".gitignore", b"backup/\n.lock\n")
         (draft / "approvals").mkdir()
         draft.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a plan is there to be shared
@@ -149,12 +150,15 @@ def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], st
             durable.disk.replace(parent, draft.name, folder.name)
             durable.disk.sync(parent)
     except BaseException as error:
+        if opened is not None:
+            opened.close()
         shutil.rmtree(draft, ignore_errors=True)
         _unmake(made)
         if isinstance(error, OSError):
             raise _not_written(folder, error) from None
         raise
-    return OpenPlan(folder)
+    opened.folder = folder  # its bytes were checked as they lie on disk; the rename moved them
+    return opened
 
 
 def _unmake(made: Iterable[Path]) -> None:
@@ -174,7 +178,7 @@ def _not_written(folder: Path, error: OSError) -> HdevError:
     return HdevError(
         "The plan cannot be written.",
         why=f"{folder}: {error.strerror}.",
-        hint="Choose a folder that you may write to with -o.",
+        hint="Run it where you may write, or give `hdev plan` another folder with -o.",
     )
 
 
@@ -187,7 +191,10 @@ def free_name(plans: Path, stem: str) -> Path:
 
 
 class Receipt(Value, frozen=True):
-    """What a run came to, and the head of the log behind it: the anchor of `audit verify`."""
+    """What a run came to, and the head of the log behind it: the anchor of `audit verify`.
+
+    `durability` is `none` where the run was told not to sync what it wrote into the target.
+    """
 
     format: str
     plan: str
@@ -198,6 +205,7 @@ class Receipt(Value, frozen=True):
     time: str
     counts: dict[str, int]
     head: audit.Headmark
+    durability: Literal["full", "none"] = "full"
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:

@@ -279,5 +279,6 @@ def _findings(head: Head, summary: Summary) -> tuple[Finding, ...]:
             )
         )
     if summary.blocked:
-        texts.append(("blocked", f"{summary.blocked} entries are blocked and will not be copied."))
+        are = "entry is" if summary.blocked == 1 else "entries are"
+        texts.append(("blocked", f"{summary.blocked} {are} blocked and will not be copied."))
     return tuple(Finding(rule=rule, level="advisory", key=None, text=text) for rule, text in texts)
