@@ -187,6 +187,7 @@ def apply(
                 verdicts = _preflight(opened, source, target, open_before, run, emit)
                 _report_outside(opened, source, target, emit)
                 outcome.already = verdicts.count(_DONE)
+                backup.prepare()
                 job = _Job(opened, source, target, backup, log, run, outcome, emit)
                 job.execute(verdicts)
         except KeyboardInterrupt:

@@ -15,11 +15,20 @@ from typing import IO, Literal, Self
 import msgspec
 
 from hdev_memory import durable
-from hdev_memory.backends.base import Drifted, Failed, Put, Session, Stored, Unknown, state_of
+from hdev_memory.backends.base import (
+    EVERYTHING,
+    Drifted,
+    Failed,
+    Put,
+    Session,
+    Stored,
+    Unknown,
+    state_of,
+)
 from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.core import audit
 from hdev_memory.core.diff import AnyAction
-from hdev_memory.core.entry import Entry, Normalisation, State, Value
+from hdev_memory.core.entry import Entry, EntryState, Normalisation, State, Value
 from hdev_memory.core.plan import (
     MAX_LINE_BYTES,
     Head,
@@ -386,6 +395,17 @@ class Backup:
                     failed[receipt.key] = "another pre-image of it is there already"
         return failed
 
+    def prepare(self) -> None:
+        """Make the folder, so that a rollback finds it even where nothing had to be kept."""
+        try:
+            durable.make_folders(self.path)
+        except OSError as error:
+            raise StoreError(
+                "The folder for pre-images cannot be made, and nothing is overwritten without.",
+                why=f"{self.path}: {error.strerror}.",
+                hint="Make room or give access, then run the command again.",
+            ) from None
+
     def holds(self, key: str, state: State) -> bool:
         """Whether the pre-image of this entry is here, and is what it must be."""
         (found,) = self._store.read([key])
@@ -411,6 +431,62 @@ class Backup:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Kept(Value, frozen=True):
+    """The pre-images of one plan. `finished` is when its last run ended well; empty when it did
+    not, or has not ended."""
+
+    folder: str
+    entries: int
+    bytes: int
+    finished: str
+
+
+def with_backups(place: Path) -> Iterator[Path]:
+    """The folders of plans that keep pre-images: `place` itself, or those in it, sorted."""
+    if (place / PLAN).is_file():
+        folders = [place]
+    else:
+        folders = sorted(path.parent for path in place.glob(f"*/{PLAN}"))
+    yield from (folder for folder in folders if (folder / BACKUP).is_dir())
+
+
+def kept(opened: OpenPlan) -> Kept:
+    """What a plan keeps. Raises AuditError for a damaged log."""
+    size = 0
+    entries = 0
+    normalisation = opened.plan.head.normalisation
+    with FilesystemBackend(str(opened.folder / BACKUP), must_exist=True) as store:
+        for found in store.snapshot(EVERYTHING, normalisation):
+            entries += 1
+            size += found.state.bytes if isinstance(found, EntryState) else 0
+    return Kept(
+        folder=str(opened.folder),
+        entries=entries,
+        bytes=size,
+        finished=finished(record for record, _ in read_audit(opened.folder)),
+    )
+
+
+def finished(records: Iterable[audit.Record]) -> str:
+    """When the last run ended well; empty when it did not, or has not ended."""
+    runs = ("started", "resumed", "finished", "stopped")
+    last = None
+    for record in records:
+        if record.event in runs:
+            last = record
+    return last.time if last is not None and last.event == "finished" else ""
+
+
+def prune(folder: Path) -> None:
+    """Remove the pre-images of a plan. Raises HdevError where that is not possible."""
+    try:
+        shutil.rmtree(folder / BACKUP)
+    except OSError as error:
+        raise HdevError(
+            "The pre-images cannot be removed.", why=f"{error.filename}: {error.strerror}."
+        ) from None
 
 
 def read_audit(folder: Path) -> Iterator[tuple[audit.Record, audit.Headmark]]:

@@ -25,18 +25,25 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show:show", "Show a plan for review."),
     "apply": ("apply:apply", "Carry out exactly a plan, if nothing has drifted."),
     "verify": ("verify:verify", "Re-read the target and compare it with a plan."),
+    "rollback": ("rollback:rollback", "Write a plan that undoes another one."),
     "audit verify": ("audit:audit_verify", "Check the audit log of a plan."),
     "audit show": ("audit:audit_show", "Show the audit log of a plan as a timeline."),
     "migrate-memory": ("migrate_memory:migrate_memory", "Plan and apply in one step."),
     "memory-server": ("memory_server:memory_server", "Serve a memory over HTTP."),
     "session": ("session:session", "Take !migrate_memory commands from a prompt or a pipe."),
+    "backups list": ("backups:backups_list", "List the pre-images that plans have kept."),
+    "backups prune": ("backups:backups_prune", "Remove pre-images of finished plans."),
     "config show": ("config:config_show", "Show each setting and where it comes from."),
     "config check": ("config:config_check", "Check the configuration."),
     "demo": ("demo:demo", "Show the whole workflow on a throw-away example."),
 }
 """Command -> (module:function, help line); `hdev --help` lists groups behind the others."""
 
-GROUPS = {"audit": "Check and show audit logs.", "config": "Look at the configuration."}
+GROUPS = {
+    "audit": "Check and show audit logs.",
+    "backups": "List and remove pre-images.",
+    "config": "Look at the configuration.",
+}
 
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 

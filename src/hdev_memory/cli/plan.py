@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -74,7 +73,6 @@ def plan(
     from hdev_memory.cli import context, eventlines, steps
     from hdev_memory.config import EndFlags, resolve
     from hdev_memory.errors import UsageError
-    from hdev_memory.review import terminal
 
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(eventlines.told(json=json, into=json_into))
@@ -107,25 +105,6 @@ def plan(
         opened = stack.enter_context(
             steps.make_plan(resolved, ends, wish, out, Path("plans"), review=review, lines=lines)
         )
-        summary = opened.plan.tail.summary
-        status = 2 if detailed_exitcode and summary.writes else 0
-        lines.emit(
-            eventlines.PlanEnding(
-                exit=status,
-                plan=str(opened.folder),
-                plan_id=opened.plan.plan_id,
-                effect=opened.plan.tail.effect,
-                summary=summary,
-            )
-        )
-        if not lines.on_stdout:
-            context.say(
-                terminal.render(
-                    review(opened, opened.folder.name),
-                    width=context.width(),
-                    colour=context.colour(sys.stdout),
-                )
-            )
-            next_step = f"Next: hdev apply {opened.folder}" if summary.writes else "Nothing to do."
-            context.say(next_step)
+        status = 2 if detailed_exitcode and opened.plan.tail.summary.writes else 0
+        steps.tell_plan(opened, review, lines, status)
         return status

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,13 +20,24 @@ from hdev_memory import __version__, plandir, planning
 from hdev_memory import apply as engine
 from hdev_memory.backends import open_backend
 from hdev_memory.backends.base import MAX_ENTRY_BYTES, Backend, Reader, Scope, Secret
-from hdev_memory.cli.context import actor, home, instant, note, note_inert, now, say, warn
-from hdev_memory.cli.eventlines import ApplyEnding, Drift, Failed, Lines
+from hdev_memory.cli.context import (
+    actor,
+    colour,
+    home,
+    instant,
+    note,
+    note_inert,
+    now,
+    say,
+    warn,
+    width,
+)
+from hdev_memory.cli.eventlines import ApplyEnding, Drift, Failed, Lines, PlanEnding
 from hdev_memory.cli.progress import Shown
 from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings, resolve
 from hdev_memory.core.plan import End, Limits, Options, Provenance
 from hdev_memory.errors import HdevError, LockedError, PartialError, PlanError, UsageError
-from hdev_memory.review import document, markdown, metadata
+from hdev_memory.review import document, markdown, metadata, terminal
 from hdev_memory.review.inert import inert
 
 DEFAULT_EXPIRY = "7d"
@@ -40,7 +53,7 @@ def from_argv(*keys: str | None) -> list[Secret | None]:
     return [Secret(key) if key is not None else None for key in keys]
 
 
-def parse_expiry(text: str) -> timedelta | None:
+def parse_expiry(text: str, *, flag: str = "--expires") -> timedelta | None:
     """`7d`, `12h`, `30m` or `never`; raises UsageError."""
     if text == "never":
         return None
@@ -48,7 +61,7 @@ def parse_expiry(text: str) -> timedelta | None:
     if found is None:
         raise UsageError(
             "This is not a time span.",
-            why=f"--expires was {text!r}.",
+            why=f"{flag} was {text!r}.",
             hint="Give for example 7d, 12h, 30m or never.",
         )
     unit = {"d": "days", "h": "hours", "m": "minutes"}[found.group(2)]
@@ -137,8 +150,14 @@ def make_plan(
     *,
     review: Reviewer | None = None,
     lines: Lines | None = None,
+    adapt: Callable[[planning.Request], planning.Request] = lambda request: request,
+    readers: tuple[Reader, Reader] | None = None,
 ) -> plandir.OpenPlan:
-    """Plan, write the plan's folder, and record that it was planned."""
+    """Plan, write the plan's folder, and record that it was planned.
+
+    `adapt` has the last word on what is asked for, `readers` are what is compared where that is
+    less than both whole ends.
+    """
     described = review if review is not None else Reviewer(ends)
     created = now()
     expiry = parse_expiry(wish.expires)
@@ -157,16 +176,31 @@ def make_plan(
         stem = f"{created:%Y-%m-%d}-{resolved.source.label}-to-{resolved.target.label}"
         out = plandir.free_name(plans, stem)
     folder = out
+    refuse_inside(folder, ends)
+    ours, theirs = readers if readers is not None else ends
     with Shown(lines) as shown:
         opened = plandir.create(
             folder,
-            planning.plan(ends[0], ends[1], request, shown.emit),
+            planning.plan(ours, theirs, adapt(request), shown.emit),
             lambda draft: markdown.render(described(draft, folder.name)),
         )
     with plandir.Journal(folder) as journal:
         record = engine.make_record("planned", plan_id=opened.plan.plan_id, run=new_run())
         journal.append([record])
     return opened
+
+
+def refuse_inside(folder: Path, ends: Iterable[Backend]) -> None:
+    """Raise UsageError when a plan's folder would lie in a memory, where its files are entries."""
+    place = os.path.realpath(folder)
+    for end in ends:
+        root = os.path.realpath(end.endpoint.location)
+        if end.endpoint.kind == "filesystem" and os.path.commonpath([place, root]) == root:
+            raise UsageError(
+                "The plan's folder would lie inside a memory, whose entries it would become.",
+                why=f"{folder} is in {end.endpoint.location}.",
+                hint="Run it elsewhere, or give another folder with -o.",
+            )
 
 
 def new_run(
@@ -331,6 +365,17 @@ def refuse(
     journal.append([record])
 
 
+def record_pruned(opened: plandir.OpenPlan, journal: plandir.Journal, kept: plandir.Kept) -> None:
+    """Record that the pre-images of a plan are about to be removed."""
+    record = engine.make_record(
+        "pruned",
+        plan_id=opened.plan.plan_id,
+        run=new_run(),
+        evidence=f"{kept.entries} pre-images, {kept.bytes} bytes",
+    )
+    journal.append([record])
+
+
 def ends_of(
     settings: Settings, opened: plandir.OpenPlan, source: EndFlags, target: EndFlags
 ) -> tuple[EndFlags, EndFlags]:
@@ -444,6 +489,25 @@ def _between(
     except HdevError as error:
         note(f"Note: differences of metadata cannot be shown. {error}")
         return {}
+
+
+def tell_plan(opened: plandir.OpenPlan, review: Reviewer, lines: Lines, status: int) -> None:
+    """The review of a plan that was just made, and what to do with it."""
+    summary = opened.plan.tail.summary
+    lines.emit(
+        PlanEnding(
+            exit=status,
+            plan=str(opened.folder),
+            plan_id=opened.plan.plan_id,
+            effect=opened.plan.tail.effect,
+            summary=summary,
+        )
+    )
+    if lines.on_stdout:
+        return
+    described = review(opened, opened.folder.name)
+    say(terminal.render(described, width=width(), colour=colour(sys.stdout)))
+    say(f"Next: hdev apply {opened.folder}" if summary.writes else "Nothing to do.")
 
 
 def tell_states(expected: str, found: str, differ: tuple[str, ...]) -> None:
