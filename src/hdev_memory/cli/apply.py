@@ -38,6 +38,13 @@ def apply(
             help="none: do not sync a folder that may be lost; it is recorded with the run.",
         ),
     ] = "full",
+    allow_unguarded: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unguarded",
+            help="Go on where the target protects other writers less well than the plan says.",
+        ),
+    ] = False,
     json: flags.Json = False,
     json_into: flags.JsonInto = None,
 ) -> int:
@@ -98,7 +105,13 @@ def apply(
                 return 0
             try:
                 outcome, receipt = steps.carry_out(
-                    opened, ends, journal, keep_going=keep_going, durability=durability, lines=lines
+                    opened,
+                    ends,
+                    journal,
+                    keep_going=keep_going,
+                    durability=durability,
+                    allow_unguarded=allow_unguarded,
+                    lines=lines,
                 )
             except engine.DriftFound as error:
                 steps.tell_drift(error, opened, ends, lines)

@@ -72,6 +72,12 @@ class Failed(Line, frozen=True, tag="failed"):
     reason: str
 
 
+class KeptAside(Line, frozen=True, tag="kept"):
+    """A file below the target that holds bytes which somebody else wrote during the run."""
+
+    name: str
+
+
 class Endpoint(Line, frozen=True, tag="endpoint"):
     """What opening the endpoint of an environment came to."""
 

@@ -76,6 +76,7 @@ def rollback(
         with steps.held(opened) as journal:
             undo = undoing.survey(opened, target, journal.open)
         for changed in undo.changed:
+            context.note(f"Changed since: {changed.key}")
             steps.tell_states(changed.expected, changed.found, ())
         if undo.changed and not skip_changed:
             raise undoing.ChangedSince(undo.changed)

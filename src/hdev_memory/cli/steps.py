@@ -32,7 +32,7 @@ from hdev_memory.cli.context import (
     warn,
     width,
 )
-from hdev_memory.cli.eventlines import ApplyEnding, Drift, Failed, Lines, PlanEnding
+from hdev_memory.cli.eventlines import ApplyEnding, Drift, Failed, KeptAside, Lines, PlanEnding
 from hdev_memory.cli.progress import Shown
 from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings, resolve
 from hdev_memory.core.plan import End, Limits, Options, Provenance
@@ -204,7 +204,11 @@ def refuse_inside(folder: Path, ends: Iterable[Backend]) -> None:
 
 
 def new_run(
-    *, keep_going: bool = False, stop: Stopper | None = None, remark: str = ""
+    *,
+    keep_going: bool = False,
+    stop: Stopper | None = None,
+    remark: str = "",
+    allow_unguarded: bool = False,
 ) -> engine.Run:
     """A run of this process: a fresh name, the actor, and the real clock."""
     return engine.Run(
@@ -212,6 +216,7 @@ def new_run(
         actor=actor(),
         now=now,
         remark=remark,
+        allow_unguarded=allow_unguarded,
         keep_going=keep_going,
         stop=stop.asked if stop is not None else (lambda: False),
     )
@@ -301,13 +306,16 @@ def carry_out(
     *,
     keep_going: bool = False,
     durability: Durability = "full",
+    allow_unguarded: bool = False,
     lines: Lines | None = None,
 ) -> tuple[engine.Outcome, plandir.Receipt]:
     """Apply, and write the receipt. Raises HdevError only where nothing was written."""
     plan = opened.plan
     remark = UNSYNCED if durability == "none" else ""
     with Stopper().installed() as stop:
-        run = new_run(keep_going=keep_going, stop=stop, remark=remark)
+        run = new_run(
+            keep_going=keep_going, stop=stop, remark=remark, allow_unguarded=allow_unguarded
+        )
         try:
             engine.check_ends(plan.head, *ends)
             planning.refuse_same_store(*ends)
@@ -558,3 +566,6 @@ def tell_failures(outcome: engine.Outcome, lines: Lines) -> None:
     for key, reason in outcome.failures:
         note(f"Failed: {key}: {reason}")
         lines.emit(Failed(key=key, reason=reason))
+    for name in outcome.kept:
+        note(f"Kept: somebody else wrote meanwhile; those bytes are in {name} below the target.")
+        lines.emit(KeptAside(name=name))
