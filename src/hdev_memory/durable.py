@@ -28,6 +28,9 @@ out."""
 KEPT_PREFIX = ".hdev-kept-"
 """Names under which bytes of somebody else were set aside; only people remove them."""
 
+PROBE = "probe"
+"""The label of the files with which a filesystem is tried out; they hold nothing."""
+
 GROUP = 32
 """From so many files on, one sync of the whole filesystem is cheaper than one for each."""
 
@@ -112,7 +115,7 @@ def _rename(folder: int, old: str, new: str, linux: int, macos: int) -> None:
 def exchanges(folder: int) -> bool:
     """Whether the filesystem of a folder keeps its word on rename_new and exchange: tried out there
     with two files of our own."""
-    one, other = staged_name("probe"), staged_name("probe")
+    one, other = staged_name(PROBE), staged_name(PROBE)
     try:
         for name in (one, other):
             descriptor = disk.create(folder, name)

@@ -6,7 +6,7 @@ what somebody has changed since is drift, and survives. A rollback can be rolled
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hdev_memory.apply import describe, writing
@@ -72,11 +72,17 @@ class ChangedSince(DriftError):
         )
 
 
-def survey(opened: OpenPlan, target: Backend, cut_off: Mapping[str, audit.Record]) -> Undo:
+def survey(
+    opened: OpenPlan,
+    target: Backend,
+    intended: Container[str],
+    cut_off: Mapping[str, audit.Record],
+) -> Undo:
     """Compare the target with what a plan did to it.
 
-    `cut_off` are the intents of its log without an outcome: of those an entry may be half-written,
-    and is undone as well. What the plan has not done, or is undone already, needs nothing.
+    `intended` are the keys that its log names in an intent: what stands as planned without one was
+    somebody else's doing, and is left alone. `cut_off` are the intents without an outcome: of those
+    an entry may be half-written, and is undone as well. What is undone already needs nothing.
     """
     normalisation = opened.plan.head.normalisation
     befores: dict[str, State | None] = {}
@@ -84,6 +90,8 @@ def survey(opened: OpenPlan, target: Backend, cut_off: Mapping[str, audit.Record
     actions = writing(opened)
     while batch := [action for action, _ in zip(actions, range(BATCH), strict=False)]:
         for action, held in zip(batch, target.read([a.key for a in batch]), strict=True):
+            if action.key not in intended:
+                continue
             before, after = transition(action)
             try:
                 found = state_of(held, normalisation)

@@ -407,6 +407,8 @@ class Batch:
         return isinstance(parts, Parts) and interrupted(change.before, after, parts)
 
 
+_PROBES = f"{durable.STAGED_PREFIX}{durable.PROBE}-"
+
 _TAGS = {CONTENT: "c", METADATA: "m"}
 """The last letter of a staged file's label: which part of the entry it is."""
 
@@ -456,12 +458,14 @@ def tidy(
     kept: list[str] = []
     together = durable.syncer(root, 2 * len(cut_off)) if sync else None
     with Cursor(root, together) as cursor:
-        for parent in sorted({key.rpartition("/")[0] for key in keys}):
+        for parent in sorted({"", *(key.rpartition("/")[0] for key in keys)}):
             try:
                 folder = cursor.go(parent)
             except OSError:
                 continue  # nothing of ours can lie where there is no folder
             for name in _names(folder):
+                if name.startswith(_PROBES):
+                    durable.discard(folder, name)
                 if not name.startswith(prefixes):
                     continue
                 label = name.rpartition("-")[0].rpartition("-")[2]

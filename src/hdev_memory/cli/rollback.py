@@ -74,7 +74,9 @@ def rollback(
         source_end = ResolvedEnd(Where("filesystem", place), undoing.LABEL)
         pre_images = stack.enter_context(open_backend(source_end.where, must_exist=True))
         with steps.held(opened) as journal:
-            undo = undoing.survey(opened, target, journal.open)
+            log = plandir.read_audit(opened.folder)
+            intended = {record.key for record, _ in log if record.event == "intent"}
+            undo = undoing.survey(opened, target, intended, journal.open)
         for changed in undo.changed:
             context.note(f"Changed since: {changed.key}")
             steps.tell_states(changed.expected, changed.found, ())
