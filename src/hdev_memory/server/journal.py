@@ -59,12 +59,12 @@ class Journal:
     def __init__(self, root: Path) -> None:
         """Raises OSError."""
         self._path = root / JOURNAL_FILE
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file: int | None = os.open(self._path, flags, 0o666)
+        if not self._path.exists():
+            durable.write_whole(self._path, b"")
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file: int | None = os.open(self._path, flags)
         self._recorded = False
         self._lock = threading.Lock()
-        with durable.opened_folder(root) as folder:
-            durable.sync_folder(folder)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Callable[[Sequence[Change]], None]]:
