@@ -22,7 +22,7 @@ A *reader* can look and nothing else; planning gets only that, so planning canno
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn, Protocol, Self
@@ -153,6 +153,9 @@ class Remove(Value, frozen=True):
 
 Change = Put | Remove
 
+Transition = tuple[State | None, State | None]
+"""The states before and after a change; None is absence."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -267,6 +270,11 @@ class Reader(Protocol):
 class Backend(Reader, Protocol):
     """A reader that can also write."""
 
+    @property
+    def batch(self) -> int:
+        """How many changes are best given to `write` at once; the unit of group commit."""
+        ...
+
     def write(
         self,
         batch: Sequence[Change],
@@ -286,12 +294,17 @@ class Backend(Reader, Protocol):
         ...
 
     def tidy(
-        self, runs: Iterable[str], changes: Iterable[Change], normalisation: Normalisation
+        self,
+        runs: Iterable[str],
+        keys: Iterable[str],
+        cut_off: Mapping[str, Transition],
+        normalisation: Normalisation,
     ) -> Sequence[str]:
-        """Remove what earlier runs of these names left in the folders of these changes.
+        """Remove what earlier runs of these names left in the folders of these keys.
 
-        Only bytes that a change would write or was to displace are removed; anything else is set
-        aside, and the names under which it is kept are returned.
+        Of the changes that were cut off only bytes that they would write or were to displace are
+        removed; anything else is set aside, and the names under which it is kept are returned.
+        What stands of those changes is made durable.
         """
         ...
 
@@ -324,8 +337,14 @@ class Closing:
 class Whole(Closing):
     """What a store answers that keeps no files of ours: it stages nothing, and has no locks."""
 
+    batch = BATCH
+
     def tidy(
-        self, runs: Iterable[str], changes: Iterable[Change], normalisation: Normalisation
+        self,
+        runs: Iterable[str],
+        keys: Iterable[str],
+        cut_off: Mapping[str, Transition],
+        normalisation: Normalisation,
     ) -> Sequence[str]:
         return ()
 

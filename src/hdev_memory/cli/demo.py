@@ -111,7 +111,7 @@ def _tell(folder: Path) -> None:
 
 
 def _fill(root: Path, entries: dict[str, tuple[str, dict[str, object]]]) -> None:
-    from hdev_memory.backends.filesystem import encode_metadata
+    from hdev_memory.backends.filesystem_files import encode_metadata
 
     for key, (content, metadata) in entries.items():
         path = root / f"{key}.md"
