@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import put_entry, tree_of
 from tests.processes import PROGRAM, MemoryServer
 
-from hdev_memory.backends.base import EVERYTHING, Put, Remove, Whole
+from hdev_memory.backends.base import EVERYTHING, Put, Remove
 from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.core.entry import EntryState, Normalisation
 from hdev_memory.server.journal import JOURNAL_FILE, Journal
@@ -25,13 +25,6 @@ HEADERS = {"Authorization": f"Bearer {KEY}", "Hdev-Metadata": "replace"}
 NORMAL = Normalisation()
 WRITERS = 32
 ROUNDS = 4
-
-needs_locks = pytest.mark.xfail(
-    FilesystemBackend.hold is Whole.hold, reason="the folder backend has no lock", run=False
-)
-needs_resuming = pytest.mark.xfail(
-    FilesystemBackend.tidy is Whole.tidy, reason="the folder backend resumes nothing", strict=True
-)
 
 
 class Writer:
@@ -126,9 +119,6 @@ def leaves(items, prefix=""):
             yield prefix + name
 
 
-@pytest.mark.xfail(
-    FilesystemBackend.tidy is Whole.tidy, reason="a half entry is not resumed", strict=False
-)
 def test_a_kill_in_the_middle_of_writers_loses_nothing_acknowledged(tmp_path):
     root = tmp_path / "store"
     writers = [Writer(number) for number in range(WRITERS)]
@@ -211,9 +201,9 @@ def all_done(root):
     "effects",
     [
         (),
-        pytest.param((half_created,), marks=needs_resuming),
-        pytest.param((half_changed,), marks=needs_resuming),
-        pytest.param((half_removed,), marks=needs_resuming),
+        (half_created,),
+        (half_changed,),
+        (half_removed,),
         (all_done,),
     ],
 )
@@ -259,7 +249,6 @@ def test_a_batch_that_ended_leaves_no_record(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@needs_locks
 def test_two_servers_do_not_serve_one_folder(tmp_path):
     with MemoryServer(tmp_path / "store", KEY) as server:
         second = subprocess.run(

@@ -28,6 +28,7 @@ from hdev_memory.backends.base import (
     Removed,
     Session,
     Stored,
+    Transition,
 )
 from hdev_memory.core.digest import sha256
 from hdev_memory.core.entry import Normalisation, Value
@@ -81,7 +82,7 @@ class Journal:
                     hint="Check the disk and start the server again: it finishes what it began.",
                 )
             yield self._record
-            os.ftruncate(self._file, 0)
+            durable.disk.truncate(self._file, 0)
             self._recorded = False
 
     def _record(self, changes: Sequence[Change]) -> None:
@@ -95,7 +96,7 @@ class Journal:
         try:
             durable.append(self._file, sha256(body).encode() + b" " + body + b"\n")
         except BaseException:
-            os.ftruncate(self._file, 0)  # half a line would spoil the next one
+            durable.disk.truncate(self._file, 0)  # half a line would spoil the next one
             raise
         self._recorded = True
 
@@ -111,8 +112,9 @@ class Journal:
                 for receipt in backend.write(changes, normalisation, Session(run=RUN)):
                     left.extend(_left_alone(receipt))
                     kept.extend([receipt.kept] if receipt.kept else [])
-                kept.extend(backend.tidy([RUN], changes, normalisation))
-            os.ftruncate(self._file, 0)
+                keys = [change.key for change in changes]
+                kept.extend(backend.tidy([RUN], keys, _transitions(changes), normalisation))
+            durable.disk.truncate(self._file, 0)
             return Recovered(left=tuple(left), kept=tuple(kept))
 
     def _cut_off(self) -> Iterator[_Batch]:
@@ -133,6 +135,13 @@ class Journal:
                     self._path.unlink()
             os.close(self._file)
             self._file = None
+
+
+def _transitions(changes: Sequence[Change]) -> dict[str, Transition]:
+    return {
+        change.key: (change.before, change.after if isinstance(change, Put) else None)
+        for change in changes
+    }
 
 
 def _left_alone(receipt: Receipt) -> Iterator[str]:
