@@ -169,3 +169,9 @@ def test_a_connection_is_used_again_after_a_body_that_was_refused(connection):
     connection.sendall(b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n")
 
     assert status(connection) == 200
+
+
+def test_a_head_without_end_is_refused_at_its_limit(connection):
+    connection.sendall(b"GET /api/health HTTP/1.1\r\nX-Long: " + b"x" * 20_000)
+
+    assert status(connection) == 400
