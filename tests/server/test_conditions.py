@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import put_entry, tree_of
 from tests.processes import MemoryServer
 
-from hdev_memory.server.conditions import Malformed, PreconditionFailed, parse
+from hdev_memory.server.conditions import Malformed, PreconditionFailed, etag_of, parse
 
 KEY = "key-of-the-conditions"
 ENTRY = "/api/memory/entry/"
@@ -240,3 +240,21 @@ def test_a_parsed_condition_is_checked_against_the_current_tag():
     conditions.check('"b"')
     with pytest.raises(PreconditionFailed):
         conditions.check('"c"')
+
+
+def test_each_writer_is_told_the_tag_of_what_it_wrote_itself(client, process):
+    start = threading.Barrier(WRITERS)
+
+    def write(number):
+        with asking(process.url) as writer:
+            writer.get("/api/health")
+            start.wait(timeout=30)
+            sent = {"content": str(number), "metadata": {"number": number}}
+            headers = {"Hdev-Metadata": "replace"}
+            return writer.put(f"{ENTRY}raced/free", headers=headers, json=sent).headers["etag"]
+
+    with ThreadPoolExecutor(WRITERS) as writers:
+        tags = list(writers.map(write, range(WRITERS)))
+
+    assert tags == [etag_of(str(number).encode(), {"number": number}) for number in range(WRITERS)]
+    assert client.get(f"{ENTRY}raced/free").headers["etag"] in tags
