@@ -54,6 +54,7 @@ from hdev_memory.errors import (
     HdevError,
     InterruptedEarly,
     PlanError,
+    PolicyError,
 )
 from hdev_memory.plandir import UNVERIFIED, Backup, Journal, OpenPlan
 
@@ -101,7 +102,9 @@ class Outcome:
 class Run:
     """What a run needs from outside: its name, who runs it, the clock, and when to stop.
 
-    `keep_going` goes on after an entry failed. `stop` is asked between batches.
+    `keep_going` goes on after an entry failed. `stop` is asked between batches. `remark` is written
+    into the log where the run begins. `allow_unguarded` goes on where the target turns out to keep
+    a weaker promise about other writers than the plan says.
     """
 
     run: str
@@ -109,18 +112,31 @@ class Run:
     now: Callable[[], datetime]
     keep_going: bool = False
     stop: Callable[[], bool] = lambda: False
+    remark: str = ""
+    allow_unguarded: bool = False
 
 
 class DriftFound(DriftError):
     """Preflight found drift; nothing was written."""
 
-    def __init__(self, drifts: Sequence[Drift]) -> None:
+    def __init__(self, drifts: Sequence[Drift], half_written: Sequence[str] = ()) -> None:
         self.drifts = drifts
         count = len(drifts)
+        why = f"{count} {'entry differs' if count == 1 else 'entries differ'} from the plan."
+        hint = "Make the plan again with `hdev plan`, and review what changed."
+        if half_written:
+            why += (
+                f" An earlier run was cut off in the middle of {len(half_written)} entries, which "
+                f"are half-written: {', '.join(half_written[:20])}."
+            )
+            hint = (
+                "Put the entries that differ back as they were and apply again, or undo the plan "
+                "with `hdev rollback --skip-changed`."
+            )
         super().__init__(
             "The memory has changed since the plan was made; nothing was written.",
-            why=f"{count} {'entry differs' if count == 1 else 'entries differ'} from the plan.",
-            hint="Make the plan again with `hdev plan`, and review what changed.",
+            why=why,
+            hint=hint,
         )
 
 
@@ -181,10 +197,12 @@ def apply(
         try:
             open_before = log.begin()
             with target.hold(f"apply {plan.plan_id} run {run.run}"):
+                _check_level(plan.head, target, run)
                 outcome.kept += _recover(opened, target, backup, journal, log)
                 verdicts = _preflight(opened, source, target, open_before, run, emit)
                 _report_outside(opened, source, target, emit)
                 outcome.already = verdicts.count(_DONE)
+                backup.prepare()
                 job = _Job(opened, source, target, backup, log, run, outcome, emit)
                 job.execute(verdicts)
         except KeyboardInterrupt:
@@ -200,6 +218,21 @@ def apply(
     )
     log.end(outcome)
     return outcome
+
+
+_LEVELS = ("none", "guarded", "atomic")
+
+
+def _check_level(head: Head, target: Backend, run: Run) -> None:
+    """Raise PolicyError when the target's writes are less safe than the plan says."""
+    planned, found = head.target.capabilities.cas, target.capabilities.cas
+    weaker = _LEVELS.index(found) < _LEVELS.index(planned)
+    if (weaker or found == "none") and not run.allow_unguarded:
+        raise PolicyError(
+            "The target does not protect other writers as well as the plan says.",
+            why=f"The plan says {planned}; tried out now, it is {found}.",
+            hint="Make the plan again and review it, or give --allow-unguarded.",
+        )
 
 
 _EARLY = "Interrupted before anything was written."
@@ -276,6 +309,7 @@ def _preflight(
     total = opened.plan.tail.summary.writes
     verdicts = bytearray()
     drifts: list[Drift] = []
+    half: list[str] = []
     for batch in _batches(writing(opened)):
         if run.stop():
             raise InterruptedEarly(_EARLY)
@@ -284,6 +318,7 @@ def _preflight(
             verdict, found = _verdict(action, held, normalisation)
             if verdict is Verdict.DRIFT and _was_cut_off(action, target, cut_off, normalisation):
                 verdicts.append(_CUT_OFF)
+                half.append(action.key)
             else:
                 verdicts.append(_DONE if verdict is Verdict.DONE else _READY)
                 if verdict is Verdict.DRIFT:
@@ -299,7 +334,7 @@ def _preflight(
                 drifts.append(Drift(put.key, "source", describe(needed(put)), found))
         emit(events.Checked(done=len(verdicts), total=total))
     if drifts:
-        raise DriftFound(drifts)
+        raise DriftFound(drifts, half)
     return verdicts
 
 
@@ -551,7 +586,8 @@ class _Log:
     def begin(self) -> Mapping[str, audit.Record]:
         """Record the beginning; the intents of earlier runs whose outcome is not known."""
         again = any(record.event in ("started", "resumed") for record in self._journal.records)
-        self._journal.append([self.record("resumed" if again else "started")])
+        event: audit.Event = "resumed" if again else "started"
+        self._journal.append([self.record(event, evidence=self.run.remark)])
         return dict(self._journal.open)
 
     def refuse(self, error: BaseException, drifts: Sequence[Drift]) -> None:

@@ -10,16 +10,25 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Literal, Self
 
 import msgspec
 
 from hdev_memory import durable
-from hdev_memory.backends.base import Drifted, Failed, Put, Session, Stored, Unknown, state_of
+from hdev_memory.backends.base import (
+    EVERYTHING,
+    Drifted,
+    Failed,
+    Put,
+    Session,
+    Stored,
+    Unknown,
+    state_of,
+)
 from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.core import audit
 from hdev_memory.core.diff import AnyAction
-from hdev_memory.core.entry import Entry, Normalisation, State, Value
+from hdev_memory.core.entry import Entry, EntryState, Normalisation, State, Value
 from hdev_memory.core.plan import (
     MAX_LINE_BYTES,
     Head,
@@ -136,10 +145,11 @@ def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], st
     except OSError as error:
         _unmake(made)
         raise _not_written(folder, error) from None
+    opened: OpenPlan | None = None
     try:
         durable.write_stream(draft / PLAN, iter(lines))
-        with OpenPlan(draft) as opened:
-            durable.write_whole(draft / REVIEW, review(opened).encode())
+        opened = OpenPlan(draft)
+        durable.write_whole(draft / REVIEW, review(opened).encode())
         durable.write_whole(draft / ".gitignore", b"backup/\n.lock\n")
         (draft / "approvals").mkdir()
         draft.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a plan is there to be shared
@@ -149,12 +159,15 @@ def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], st
             durable.disk.replace(parent, draft.name, folder.name)
             durable.disk.sync(parent)
     except BaseException as error:
+        if opened is not None:
+            opened.close()
         shutil.rmtree(draft, ignore_errors=True)
         _unmake(made)
         if isinstance(error, OSError):
             raise _not_written(folder, error) from None
         raise
-    return OpenPlan(folder)
+    opened.folder = folder  # its bytes were checked as they lie on disk; the rename moved them
+    return opened
 
 
 def _unmake(made: Iterable[Path]) -> None:
@@ -174,7 +187,7 @@ def _not_written(folder: Path, error: OSError) -> HdevError:
     return HdevError(
         "The plan cannot be written.",
         why=f"{folder}: {error.strerror}.",
-        hint="Choose a folder that you may write to with -o.",
+        hint="Run it where you may write, or give `hdev plan` another folder with -o.",
     )
 
 
@@ -187,7 +200,10 @@ def free_name(plans: Path, stem: str) -> Path:
 
 
 class Receipt(Value, frozen=True):
-    """What a run came to, and the head of the log behind it: the anchor of `audit verify`."""
+    """What a run came to, and the head of the log behind it: the anchor of `audit verify`.
+
+    `durability` is `none` where the run was told not to sync what it wrote into the target.
+    """
 
     format: str
     plan: str
@@ -198,6 +214,7 @@ class Receipt(Value, frozen=True):
     time: str
     counts: dict[str, int]
     head: audit.Headmark
+    durability: Literal["full", "none"] = "full"
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
@@ -378,6 +395,17 @@ class Backup:
                     failed[receipt.key] = "another pre-image of it is there already"
         return failed
 
+    def prepare(self) -> None:
+        """Make the folder, so that a rollback finds it even where nothing had to be kept."""
+        try:
+            durable.make_folders(self.path)
+        except OSError as error:
+            raise StoreError(
+                "The folder for pre-images cannot be made, and nothing is overwritten without.",
+                why=f"{self.path}: {error.strerror}.",
+                hint="Make room or give access, then run the command again.",
+            ) from None
+
     def holds(self, key: str, state: State) -> bool:
         """Whether the pre-image of this entry is here, and is what it must be."""
         (found,) = self._store.read([key])
@@ -403,6 +431,62 @@ class Backup:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Kept(Value, frozen=True):
+    """The pre-images of one plan. `finished` is when its last run ended well; empty when it did
+    not, or has not ended."""
+
+    folder: str
+    entries: int
+    bytes: int
+    finished: str
+
+
+def with_backups(place: Path) -> Iterator[Path]:
+    """The folders of plans that keep pre-images: `place` itself, or those in it, sorted."""
+    if (place / PLAN).is_file():
+        folders = [place]
+    else:
+        folders = sorted(path.parent for path in place.glob(f"*/{PLAN}"))
+    yield from (folder for folder in folders if (folder / BACKUP).is_dir())
+
+
+def kept(opened: OpenPlan) -> Kept:
+    """What a plan keeps. Raises AuditError for a damaged log."""
+    size = 0
+    entries = 0
+    normalisation = opened.plan.head.normalisation
+    with FilesystemBackend(str(opened.folder / BACKUP), must_exist=True) as store:
+        for found in store.snapshot(EVERYTHING, normalisation):
+            entries += 1
+            size += found.state.bytes if isinstance(found, EntryState) else 0
+    return Kept(
+        folder=str(opened.folder),
+        entries=entries,
+        bytes=size,
+        finished=finished(record for record, _ in read_audit(opened.folder)),
+    )
+
+
+def finished(records: Iterable[audit.Record]) -> str:
+    """When the last run ended well; empty when it did not, or has not ended."""
+    runs = ("started", "resumed", "finished", "stopped")
+    last = None
+    for record in records:
+        if record.event in runs:
+            last = record
+    return last.time if last is not None and last.event == "finished" else ""
+
+
+def prune(folder: Path) -> None:
+    """Remove the pre-images of a plan. Raises HdevError where that is not possible."""
+    try:
+        shutil.rmtree(folder / BACKUP)
+    except OSError as error:
+        raise HdevError(
+            "The pre-images cannot be removed.", why=f"{error.filename}: {error.strerror}."
+        ) from None
 
 
 def read_audit(folder: Path) -> Iterator[tuple[audit.Record, audit.Headmark]]:

@@ -25,7 +25,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NoReturn, Protocol, Self
+from typing import Literal, NoReturn, Protocol, Self
 
 import pathspec
 
@@ -91,6 +91,9 @@ class Where:
     location   a path for `filesystem`, an absolute http(s) URL for `http`, a name for `ephemeral`
     key        for `http` only
     timeout    seconds that one request may take
+    handshake  seconds that opening a server may take, all its requests together
+    parallelism     connections to one server; None leaves it to the backend
+    durability      `none` gives up the syncing of a folder's files, for targets to be thrown away
     insecure_http   allow a key to travel over plain http to another machine
     """
 
@@ -98,6 +101,9 @@ class Where:
     location: str
     key: Secret | None = None
     timeout: float = 30.0
+    handshake: float = 1.5
+    parallelism: int | None = None
+    durability: Literal["full", "none"] = "full"
     insecure_http: bool = False
 
 

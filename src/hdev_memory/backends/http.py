@@ -82,7 +82,7 @@ class HttpBackend(Whole):
     ignored = 0
 
     def __init__(self, where: Where) -> None:
-        """Shake hands. Raises BackendError, KeyRefusedError or UsageError within two seconds."""
+        """Shake hands. Raises UsageError, KeyRefusedError or BackendError, and that soon."""
         self._transport = Transport(where)
         self._location = where.location
         self._folders: set[str] = set()
@@ -95,8 +95,7 @@ class HttpBackend(Whole):
 
     def _handshake(self) -> None:
         try:
-            health = self._transport.request("GET", "/api/health")
-            tree = self._transport.request("GET", "/api/memory/tree?depth=0")
+            health, tree = self._transport.shake_hands("/api/health", "/api/memory/tree?depth=0")
         except RequestFailed as error:
             raise unreachable(self._location, error) from None
         if "healthy" not in health.body:

@@ -22,7 +22,6 @@ CONNECTIONS = 8
 """Plain httpx gets slower beyond about this many connections."""
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
-CONNECT_SECONDS = 1.5
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -70,11 +69,13 @@ class Transport:
         if where.key is not None:
             self._headers["Authorization"] = f"Bearer {where.key.reveal()}"
         self._timeout = where.timeout
+        self._handshake = min(where.handshake, where.timeout)
+        self._connections = where.parallelism or CONNECTIONS
         self._loopback = loopback
         self._local = threading.local()
         self._clients: list[httpx.Client] = []
         self._guard = threading.Lock()
-        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="hdev-http")
+        self._pool = ThreadPoolExecutor(self._connections, thread_name_prefix="hdev-http")
         self.requests = 0
 
     def close(self) -> None:
@@ -88,7 +89,6 @@ class Transport:
         if client is None:
             client = httpx.Client(
                 headers=self._headers,
-                timeout=httpx.Timeout(self._timeout, connect=min(CONNECT_SECONDS, self._timeout)),
                 follow_redirects=False,  # the key is for this origin only
                 # The environment may name proxies, which a loopback server must not go through,
                 # and a .netrc, which would add credentials that nobody asked for.
@@ -106,10 +106,12 @@ class Transport:
         *,
         body: Any = None,
         headers: dict[str, str] | None = None,
+        seconds: float | None = None,
     ) -> Answer:
         """One request. Raises RequestFailed, or KeyRefusedError for 401.
 
-        The whole answer has to come within the timeout and the size limit.
+        The whole answer has to come within the timeout (`seconds` where it is another than that
+        of the transport) and the size limit.
         """
         content = None
         sent = dict(headers or {})
@@ -117,11 +119,16 @@ class Transport:
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
             sent["Content-Type"] = "application/json"
         self.requests += 1
-        deadline = time.monotonic() + self._timeout
+        seconds = seconds if seconds is not None else self._timeout
+        deadline = time.monotonic() + seconds
         raw = bytearray()
         try:
             with self._client().stream(
-                method, self._base + path, content=content, headers=sent
+                method,
+                self._base + path,
+                content=content,
+                headers=sent,
+                timeout=httpx.Timeout(seconds, connect=min(self._handshake, seconds)),
             ) as response:
                 for chunk in response.iter_raw():
                     raw += chunk
@@ -144,6 +151,32 @@ class Transport:
             )
         return Answer(response.status_code, _object(bytes(raw)), response.headers.get("etag"))
 
+    def shake_hands(self, *paths: str) -> list[Answer]:
+        """The answers to the first reads, which share their time; raises as `request`.
+
+        They run in a thread that is left behind when the time is up: the look-up of a name and a
+        server that drips its answer know no timeout of their own.
+        """
+        outcome: list[list[Answer] | BaseException] = []
+        longer = self._handshake + 1  # so that the thread left behind ends soon as well
+
+        def run() -> None:
+            try:
+                outcome.append([self.request("GET", path, seconds=longer) for path in paths])
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                outcome.append(error)
+
+        thread = threading.Thread(target=run, name="hdev-handshake", daemon=True)
+        thread.start()
+        thread.join(self._handshake)
+        if not outcome:
+            raise RequestFailed(
+                f"HTTP request failed: no answer within {self._handshake:g} seconds"
+            )
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
     def get(self, path: str) -> Answer:
         """A read, tried again where trying again can help: three times at most."""
         for attempt in (1, 2, 3):
@@ -164,7 +197,7 @@ class Transport:
         try:
             for item in items:
                 waiting.append(self._pool.submit(call, item))
-                if len(waiting) >= CONNECTIONS * 4:
+                if len(waiting) >= self._connections * 4:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -189,5 +222,6 @@ def unreachable(location: str, error: RequestFailed) -> BackendError:
     return BackendError(
         "The memory server cannot be reached.",
         why=f"{error}.",
-        hint=f"Check that {location} is right and that the server runs.",
+        hint=f"Check that {location} is right and that the server runs. If it is only slow, give "
+        "it longer with HDEV_MEMORY_HTTP_TIMEOUT, in seconds.",
     )
