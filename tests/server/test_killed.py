@@ -16,7 +16,9 @@ from tests.processes import PROGRAM, MemoryServer
 
 from hdev_memory.backends.base import EVERYTHING, Put, Remove
 from hdev_memory.backends.filesystem import FilesystemBackend
+from hdev_memory.core.digest import sha256
 from hdev_memory.core.entry import EntryState, Normalisation
+from hdev_memory.errors import StoreError
 from hdev_memory.server.journal import JOURNAL_FILE, Journal
 
 KEY = "key-of-the-killed"
@@ -237,6 +239,17 @@ def test_of_a_torn_record_nothing_is_done(root, cut):
         found = stored(server.url)
 
     assert found == {key: ("old", {"k": "old"}) for key in ("changed", "removed")}
+
+
+def test_a_record_that_is_not_understood_is_kept_and_nothing_is_served(root):
+    body = b'{"puts":[{"later":1}],"removes":[]}'
+    record = sha256(body).encode() + b" " + body + b"\n"
+    (root / JOURNAL_FILE).write_bytes(record)
+    before = tree_of(root)
+    with FilesystemBackend(str(root), must_exist=True) as folder, pytest.raises(StoreError):
+        Journal(root).recover(folder, NORMAL)
+
+    assert tree_of(root) == before
 
 
 def test_a_batch_that_ended_leaves_no_record(tmp_path):

@@ -101,7 +101,8 @@ class Journal:
         self._recorded = True
 
     def recover(self, backend: Backend, normalisation: Normalisation) -> Recovered:
-        """Finish what an earlier server was cut off in. Raises StoreError where that fails."""
+        """Finish what an earlier server was cut off in. Raises StoreError where that fails; the
+        record then stays."""
         with self._lock:
             assert self._file is not None
             left: list[str] = []
@@ -123,7 +124,17 @@ class Journal:
             for line in lines:
                 digest, _, body = line.rstrip(b"\n").partition(b" ")
                 if line.endswith(b"\n") and sha256(body).encode() == digest:
-                    yield msgspec.json.decode(body, type=_Batch)
+                    yield self._decoded(body)
+
+    def _decoded(self, body: bytes) -> _Batch:
+        try:
+            return msgspec.json.decode(body, type=_Batch)
+        except msgspec.DecodeError:
+            raise StoreError(
+                "What an earlier server was writing cannot be understood.",
+                why=f"{self._path} is whole, and of another version of this program.",
+                hint="Start the version that wrote it once; it finishes what it began.",
+            ) from None
 
     def close(self) -> None:
         """Wait for the batch that is being written, and let none begin; may be called twice."""
