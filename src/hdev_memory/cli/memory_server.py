@@ -27,7 +27,7 @@ def memory_server(
         typer.Option(
             "--read-only-api-key",
             metavar="KEY",
-            help="A key that may only read; else HDEV_MEMORY_READ_ONLY_API_KEY",
+            help="A key that may only read.",
         ),
     ] = None,
     max_entry_bytes: Annotated[
@@ -36,6 +36,12 @@ def memory_server(
             "--max-entry-bytes", metavar="N", min=1, help="Larger entries are refused (413)."
         ),
     ] = 1024 * 1024,
+    require_preconditions: Annotated[
+        bool,
+        typer.Option(
+            "--require-preconditions", help="Refuse writes without If-Match or If-None-Match (428)."
+        ),
+    ] = False,
     backend: Annotated[
         Literal["filesystem", "ephemeral"],
         typer.Option("--backend", metavar="KIND", help="filesystem or ephemeral."),
@@ -62,20 +68,24 @@ def memory_server(
     ] = None,
 ) -> int:
     """Serve a memory over HTTP, on loopback unless told otherwise; ends on SIGINT or SIGTERM."""
+    import contextlib
     import ipaddress
     import os
+    import time
     import uuid
     from pathlib import Path
 
-    from hdev_memory.backends.base import Secret
+    from hdev_memory.backends.base import Backend, Secret
     from hdev_memory.backends.ephemeral import EphemeralBackend
     from hdev_memory.backends.filesystem import FilesystemBackend
     from hdev_memory.cli import context, steps
     from hdev_memory.config import environ_key
     from hdev_memory.errors import StoreError, UsageError
     from hdev_memory.server.app import create_app
+    from hdev_memory.server.journal import Journal
+    from hdev_memory.server.lease import FENCE_FILE, Fences
     from hdev_memory.server.run import listen, run
-    from hdev_memory.server.store import store_identity
+    from hdev_memory.server.store import NORMAL, store_identity
 
     if s3_bucket and not disable_s3_backup:
         context.warn("S3 backup is no part of this server; the S3 flags do nothing.")
@@ -96,41 +106,51 @@ def memory_server(
         )
     if full is None and read_only is not None:
         raise UsageError("A read-only key needs a full key beside it.", hint="Give --api-key too.")
-    shown = storage_path
-    if backend == "ephemeral":
-        store = EphemeralBackend()
+    with contextlib.ExitStack() as stack:
+        if backend == "ephemeral":
+            shown = "this process, gone when it ends"
+            store: Backend = EphemeralBackend()
+            identity = str(uuid.uuid4())
+            journal, fences = None, Fences()
+        else:
+            shown = storage_path
+            root = Path(storage_path).expanduser().absolute()
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                store = stack.enter_context(FilesystemBackend(str(root), must_exist=True))
+                # Before anything of an earlier server is touched: it may still be running.
+                stack.enter_context(store.hold(f"hdev memory-server, process {os.getpid()}"))
+                identity = store_identity(root)
+                fences = Fences(root / FENCE_FILE)
+                journal = stack.enter_context(contextlib.closing(Journal(root)))
+            except OSError as error:
+                raise StoreError(
+                    "The storage folder cannot be used.",
+                    why=f"{root}: {error.strerror}.",
+                    hint="Give a folder that this user may write to with --storage-path.",
+                ) from None
+            recovered = journal.recover(store, NORMAL)
+            for key in recovered.left:
+                context.warn(f"{key} was changed since a server was cut off in it; left alone.")
+            for name in recovered.kept:
+                context.warn(f"bytes that nobody planned to replace were kept as {name}.")
         app = create_app(
             store,
-            store_id=str(uuid.uuid4()),
-            api_key=full,
-            read_only_api_key=read_only,
-            max_entry_bytes=max_entry_bytes,
-        )
-        shown = "this process, gone when it ends"
-    else:
-        root = Path(storage_path).expanduser().absolute()
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            identity = store_identity(root)
-        except OSError as error:
-            raise StoreError(
-                "The storage folder cannot be used.",
-                why=f"{root}: {error.strerror}.",
-                hint="Give a folder that this user may write to with --storage-path.",
-            ) from None
-        app = create_app(
-            FilesystemBackend(str(root), must_exist=True),
             store_id=identity,
             api_key=full,
             read_only_api_key=read_only,
             max_entry_bytes=max_entry_bytes,
+            require_preconditions=require_preconditions,
+            journal=journal,
+            fences=fences,
+            clock=time.monotonic,
         )
-    opened = listen(host, port)
-    bound = opened.getsockname()[1]
-    name = f"[{host}]" if ":" in host else host
+        opened = stack.enter_context(listen(host, port))
+        bound = opened.getsockname()[1]
+        name = f"[{host}]" if ":" in host else host
 
-    def ready() -> None:
-        print(f"Memory server ready on http://{name}:{bound} (storage: {shown})", flush=True)
+        def ready() -> None:
+            print(f"Memory server ready on http://{name}:{bound} (storage: {shown})", flush=True)
 
-    run(app, opened, ready, log_level)
+        run(app, opened, ready, log_level)
     return 0

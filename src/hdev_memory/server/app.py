@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import logging
+import re
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -14,28 +17,45 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from hdev_memory import __version__
-from hdev_memory.backends.base import Backend, Secret
+from hdev_memory.backends.base import Backend, Put, Secret
 from hdev_memory.core.digest import NotCanonical, canonical_json, decode_object
 from hdev_memory.core.entry import Entry, InvalidKey, Unreadable, check_key, display_name
 from hdev_memory.errors import HdevError
-from hdev_memory.server.store import (
+from hdev_memory.server.conditions import (
     Conditions,
+    Malformed,
     PreconditionFailed,
-    Refused,
-    Store,
     etag,
-    listing,
-    search,
-    tree,
+    etag_of,
+    parse,
 )
+from hdev_memory.server.journal import Journal
+from hdev_memory.server.lease import (
+    MAX_TTL,
+    MIN_TTL,
+    Fences,
+    Held,
+    Lease,
+    LeaseLock,
+    Superseded,
+)
+from hdev_memory.server.store import Refused, Store, listing, search, tree
 
 DEFAULT_MAX_ENTRY_BYTES = 1024 * 1024
+BODY_SECONDS = 30.0
+"""For the whole body of a request, and one more for each 64 KiB of it."""
+
+MAX_LOCK_BODY = 4096
+MAX_HOLDER = 200
 TOO_LARGE = 413
+PRECONDITION_REQUIRED = 428
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 log = logging.getLogger("hdev_memory.server")
 
@@ -82,9 +102,26 @@ def create_app(
     api_key: Secret | None = None,
     read_only_api_key: Secret | None = None,
     max_entry_bytes: int = DEFAULT_MAX_ENTRY_BYTES,
+    require_preconditions: bool = False,
+    journal: Journal | None = None,
+    fences: Fences | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    body_seconds: float = BODY_SECONDS,
 ) -> Starlette:
-    """The server as an ASGI app; without any key every request is allowed."""
-    server = _Server(backend, store_id, _Keys(api_key, read_only_api_key), max_entry_bytes)
+    """The server as an ASGI app; without any key every request is allowed.
+
+    `clock` gives seconds for the ends of leases. Without a journal a kill may leave an entry half
+    written; without a file behind `fences` they begin anew with each app.
+    """
+    lock = LeaseLock(clock, fences if fences is not None else Fences())
+    server = _Server(
+        Store(backend, lock, journal),
+        store_id,
+        _Keys(api_key, read_only_api_key),
+        max_entry_bytes,
+        require_preconditions=require_preconditions,
+        body_seconds=body_seconds,
+    )
     return Starlette(
         routes=[
             Route("/api/health", server.health, methods=["GET"]),
@@ -101,6 +138,17 @@ def create_app(
                 server.guarded(server.delete, writing=True),
                 methods=["DELETE"],
             ),
+            Route("/api/locks/target", server.guarded(server.lock), methods=["GET"]),
+            Route(
+                "/api/locks/target",
+                server.guarded(server.take_lock, writing=True),
+                methods=["PUT"],
+            ),
+            Route(
+                "/api/locks/target",
+                server.guarded(server.drop_lock, writing=True),
+                methods=["DELETE"],
+            ),
             Route("/api/memory/backup", server.guarded(_no_s3, writing=True), methods=["POST"]),
             Route("/api/memory/restore", server.guarded(_no_s3, writing=True), methods=["POST"]),
             Route("/api/memory/backups", server.guarded(_no_s3), methods=["GET"]),
@@ -110,7 +158,13 @@ def create_app(
                 methods=["DELETE"],
             ),
         ],
-        exception_handlers={HTTPException: _detail, HdevError: _broken},
+        exception_handlers={
+            HTTPException: _detail,
+            HdevError: _broken,
+            PreconditionFailed: _precondition,
+            Superseded: _superseded,
+            ClientDisconnect: _gone,
+        },
     )
 
 
@@ -124,6 +178,22 @@ async def _broken(request: Request, error: Exception) -> Response:
     return answer({"detail": "The store cannot be read"}, 500)
 
 
+async def _precondition(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PreconditionFailed)
+    headers = {"ETag": error.etag} if error.etag is not None else None
+    return answer({"detail": "The entry is not what was expected"}, 412, headers)
+
+
+async def _superseded(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Superseded)
+    detail = "The lock was given to somebody else, or broken, since this fence was given out"
+    return answer({"detail": detail, "fence": error.fence}, 409)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return answer({"detail": "The body ended too early"}, 400)  # to nobody: the client has left
+
+
 async def _no_s3(request: Request) -> Response:
     return answer(
         {
@@ -135,11 +205,22 @@ async def _no_s3(request: Request) -> Response:
 
 
 class _Server:
-    def __init__(self, backend: Backend, store_id: str, keys: _Keys, max_entry_bytes: int) -> None:
-        self._store = Store(backend)
+    def __init__(
+        self,
+        store: Store,
+        store_id: str,
+        keys: _Keys,
+        max_entry_bytes: int,
+        *,
+        require_preconditions: bool,
+        body_seconds: float,
+    ) -> None:
+        self._store = store
         self._store_id = store_id
         self._keys = keys
         self._max = max_entry_bytes
+        self._strict = require_preconditions
+        self._body_seconds = body_seconds
 
     def guarded(self, handler: Handler, *, writing: bool = False) -> Handler:
         """The handler behind the check of the key, before the body is looked at."""
@@ -168,6 +249,7 @@ class _Server:
                         "cas": capabilities.cas,
                         "durability": capabilities.durability,
                     },
+                    "lock": True,
                 },
                 "timestamp": datetime.now(UTC).isoformat(),
             }
@@ -192,6 +274,7 @@ class _Server:
 
     async def entry(self, request: Request) -> Response:
         path = request.path_params["path"]
+        conditions = _conditions(request)
         key = path.rstrip("/")
         if key and key == path:
             try:
@@ -200,13 +283,20 @@ class _Server:
                 return answer(_entry_answer("error", path, f"Error reading memory entry: {error}"))
             found = await run_in_threadpool(self._store.read, key)
             if isinstance(found, Entry):
+                tag = etag(found)
+                if not conditions.matched(tag):
+                    raise PreconditionFailed(tag)
+                if conditions.not_modified(tag):
+                    return Response(status_code=304, headers={"ETag": tag})
                 shown = _entry_answer("file", key, None)
                 shown["content"] = found.content.decode()
                 shown["metadata"] = found.metadata
-                return answer(shown, headers={"ETag": etag(found)})
+                return answer(shown, headers={"ETag": tag})
             if isinstance(found, Unreadable):
                 reason = f"Error reading memory entry: {found.reason}"
                 return answer(_entry_answer("error", key, reason))
+        if not conditions.matched(None):  # a folder has no tag that could match
+            raise PreconditionFailed(None)
         keys = await run_in_threadpool(self._store.keys, key)
         if keys or not key:
             shown = _entry_answer("directory", key, None)
@@ -217,58 +307,133 @@ class _Server:
 
     async def put(self, request: Request) -> Response:
         path = request.path_params["path"]
+        conditions = self._required(_conditions(request))
+        fence = _fence(request)
         content, metadata = await self._body(request)
         try:
             check_key(path)
         except InvalidKey as error:
             return answer(_written(path, f"Error writing memory entry: the key {error}"))
         merge = request.headers.get("hdev-metadata") != "replace"
-        call = partial(
-            self._store.put, path, content, metadata, merge=merge, conditions=_conditions(request)
-        )
         try:
-            tag = await run_in_threadpool(call)
-        except PreconditionFailed as error:
-            return _precondition(error)
+            written = await asyncio.wrap_future(
+                self._store.put(
+                    path, content, metadata, merge=merge, conditions=conditions, fence=fence
+                )
+            )
         except Refused as error:
             return answer(_written(path, f"Error writing memory entry: {error}"))
+        # The tag of what this request wrote, which another one may have replaced by now.
+        assert isinstance(written, Put)
+        tag = etag_of(written.content, written.metadata)
         return answer(_written(path, None), headers={"ETag": tag})
 
     async def delete(self, request: Request) -> Response:
         path = request.path_params["path"]
+        conditions = self._required(_conditions(request))
+        fence = _fence(request)
         try:
             key = check_key(path.removesuffix("/"))
         except InvalidKey as error:
             return answer(_deleted(path, "", f"Error: the path {error}"))
-        conditions = _conditions(request)
         try:
-            if key == path and await run_in_threadpool(self._store.delete, key, conditions):
-                return answer(_deleted(path, f"Successfully deleted memory entry {path}", None))
-            below = await run_in_threadpool(self._store.keys, key)
-            if not below or conditions.any:
-                return answer(_deleted(path, "", f"Error: Memory entry at {path} does not exist"))
-            for inner in below:
-                await run_in_threadpool(self._store.delete, inner, Conditions(None, None))
-        except PreconditionFailed as error:
-            return _precondition(error)
+            if key == path:
+                call = self._store.delete(key, conditions=conditions, fence=fence)
+                if await asyncio.wrap_future(call) is not None:
+                    return answer(_deleted(path, f"Successfully deleted memory entry {path}", None))
+            return await self._delete_below(path, key, conditions, fence)
         except Refused as error:
             return answer(_deleted(path, "", f"Error: {error}"))
+
+    async def _delete_below(
+        self, path: str, key: str, conditions: Conditions, fence: int | None
+    ) -> Response:
+        """Delete what a folder holds, unless anything was asked of an entry that it is not."""
+        conditions.check(None)
+        below = await run_in_threadpool(self._store.keys, key)
+        if below and self._strict:
+            reason = "A folder cannot be deleted here: a precondition cannot speak of all it holds"
+            raise HTTPException(PRECONDITION_REQUIRED, reason)
+        if not below or conditions.any:
+            return answer(_deleted(path, "", f"Error: Memory entry at {path} does not exist"))
+        calls = [self._store.delete(inner, fence=fence) for inner in below]
+        for call in calls:
+            await asyncio.wrap_future(call)
         text = f"Successfully deleted directory {path} and all its contents"
         return answer(_deleted(path, text, None))
 
-    async def _body(self, request: Request) -> tuple[bytes, dict[str, Any]]:
-        """The content and metadata of a PUT; raises HTTPException 413 or 422."""
-        # An escaped character takes six bytes at most, so this is past any body that is allowed.
-        limit = 6 * self._max * 2 + 64 * 1024
-        raw = bytearray()
-        async for chunk in request.stream():
-            raw += chunk
-            if len(raw) > limit:
-                raise HTTPException(TOO_LARGE, "The entry is too large")
+    def _required(self, conditions: Conditions) -> Conditions:
+        """Raises HTTPException 428 for a write without conditions where the store demands them."""
+        if self._strict and not conditions.any:
+            reason = "This store takes writes with If-Match or If-None-Match only"
+            raise HTTPException(PRECONDITION_REQUIRED, reason)
+        return conditions
+
+    async def lock(self, request: Request) -> Response:
+        lease = self._store.lock.status()
+        if lease is None:
+            return answer({"held": False, "fence": self._store.lock.fence})
+        return answer({"held": True, **_shown_lease(lease)})
+
+    async def take_lock(self, request: Request) -> Response:
+        fence = _fence(request)
+        holder, ttl = _lease_wanted(await self._json(request, MAX_LOCK_BODY, "The body"))
+        lock = self._store.lock
+        # Between two batches: no write with an older fence is on its way when a new one is given.
+        call = self._store.exclusively(
+            partial(lock.acquire, holder, ttl)
+            if fence is None
+            else partial(lock.renew, holder, ttl, fence)
+        )
         try:
-            body = decode_object(raw.decode())
+            return answer(_shown_lease(await asyncio.wrap_future(call)))
+        except Held as error:
+            detail = "Somebody else holds the lock"
+            return answer({"detail": detail, **_shown_lease(error.lease)}, 409)
+
+    async def drop_lock(self, request: Request) -> Response:
+        lock = self._store.lock
+        fence = _fence(request)
+        match request.query_params.get("force", "false"):
+            case "true":
+                broken = await asyncio.wrap_future(self._store.exclusively(lock.force))
+                return answer({"released": broken is not None})
+            case "false" if fence is not None:
+                await asyncio.wrap_future(self._store.exclusively(partial(lock.release, fence)))
+                return answer({"released": True})
+            case "false":
+                raise HTTPException(400, "Hdev-Fence or force=true is missing")
+            case _:
+                kind = "Input should be true or false"
+                raise _unprocessable("bool_parsing", ["query", "force"], kind)
+
+    async def _json(self, request: Request, limit: int, what: str) -> dict[str, Any]:
+        """The JSON object in the body; raises HTTPException 408, 413 or 422."""
+        length = request.headers.get("content-length")
+        # Said before anything is read: who waits for a 100 Continue need not send it at all.
+        if length is not None and int(length) > limit:
+            raise HTTPException(TOO_LARGE, f"{what} is too large")
+        raw = bytearray()
+        seconds = self._body_seconds * (1 + (int(length) if length else limit) / (30 * 65536))
+        try:
+            async with asyncio.timeout(seconds):
+                async for chunk in request.stream():
+                    raw += chunk
+                    if len(raw) > limit:
+                        raise HTTPException(TOO_LARGE, f"{what} is too large")
+        except TimeoutError:
+            headers = {"Connection": "close"}
+            raise HTTPException(408, "The body did not come in time", headers) from None
+        try:
+            return decode_object(raw.decode())
         except (UnicodeDecodeError, NotCanonical) as error:
             raise _unprocessable("json_invalid", ["body"], f"JSON decode error: {error}") from None
+
+    async def _body(self, request: Request) -> tuple[bytes, dict[str, Any]]:
+        """The content and metadata of a PUT; raises HTTPException 408, 413 or 422."""
+        # An escaped character takes six bytes at most, so this is past any body that is allowed.
+        limit = 6 * self._max * 2 + 64 * 1024
+        body = await self._json(request, limit, "The entry")
         content, metadata = body.get("content"), body.get("metadata")
         if "content" not in body:
             raise _missing("body", "content")
@@ -291,12 +456,41 @@ class _Server:
 
 
 def _conditions(request: Request) -> Conditions:
-    return Conditions(request.headers.get("if-match"), request.headers.get("if-none-match"))
+    """Raises HTTPException 400."""
+    headers = request.headers
+    try:
+        return parse(headers.getlist("if-match"), headers.getlist("if-none-match"))
+    except Malformed as error:
+        raise HTTPException(400, str(error)) from None
 
 
-def _precondition(error: PreconditionFailed) -> Response:
-    headers = {"ETag": error.etag} if error.etag is not None else None
-    return answer({"detail": "The entry is not what was expected"}, 412, headers)
+def _fence(request: Request) -> int | None:
+    """Raises HTTPException 400."""
+    text = request.headers.get("hdev-fence")
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise HTTPException(400, "Hdev-Fence is not a number")
+    return int(text)
+
+
+def _lease_wanted(body: dict[str, Any]) -> tuple[str, int]:
+    """The holder and the seconds; raises HTTPException 422."""
+    for name in ("holder", "ttl"):
+        if name not in body:
+            raise _missing("body", name)
+    holder, ttl = body["holder"], body["ttl"]
+    if not isinstance(holder, str) or not 0 < len(holder) <= MAX_HOLDER or _CONTROL.search(holder):
+        kind = f"Input should be a line of 1 to {MAX_HOLDER} characters"
+        raise _unprocessable("string_type", ["body", "holder"], kind)
+    if not isinstance(ttl, int) or isinstance(ttl, bool) or not MIN_TTL <= ttl <= MAX_TTL:
+        kind = f"Input should be an integer from {MIN_TTL} to {MAX_TTL}"
+        raise _unprocessable("int_type", ["body", "ttl"], kind)
+    return holder, ttl
+
+
+def _shown_lease(lease: Lease) -> dict[str, Any]:
+    return {"holder": lease.holder, "fence": lease.fence, "expires_in": lease.expires_in}
 
 
 def _depth(text: str | None) -> int | None:

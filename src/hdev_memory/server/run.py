@@ -13,6 +13,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from hdev_memory.errors import HdevError
+from hdev_memory.server.deadlines import IDLE_SECONDS, Deadlined
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -35,19 +36,21 @@ def listen(host: str, port: int) -> socket.socket:
     return opened
 
 
-def _config(app: Starlette, log_level: str) -> uvicorn.Config:
+def _config(app: Starlette, log_level: str, protocol: type[Deadlined]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=protocol,
         log_level=log_level,
         lifespan="off",
         access_log=log_level in ("info", "debug", "trace"),
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=10,
     )
 
 
 def run(app: Starlette, opened: socket.socket, ready: Callable[[], None], log_level: str) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called when requests are answered."""
-    server = uvicorn.Server(_config(app, log_level))
+    server = uvicorn.Server(_config(app, log_level, Deadlined))
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
@@ -65,10 +68,10 @@ def run(app: Starlette, opened: socket.socket, ready: Callable[[], None], log_le
 
 
 @contextlib.contextmanager
-def serve_in_thread(app: Starlette) -> Iterator[str]:
+def serve_in_thread(app: Starlette, protocol: type[Deadlined] = Deadlined) -> Iterator[str]:
     """Serve on a free loopback port while the context lasts; gives the URL."""
     opened = listen("127.0.0.1", 0)
-    server = uvicorn.Server(_config(app, "critical"))
+    server = uvicorn.Server(_config(app, "critical", protocol))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()
     try:

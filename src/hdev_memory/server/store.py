@@ -1,79 +1,103 @@
-"""The dialect's view of a backend: trees, directories, merged metadata, ETags, preconditions."""
+"""The dialect's view of a backend: trees, directories, merged metadata, conditional writes."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, assert_never
 
 from hdev_memory import durable
-from hdev_memory.backends.base import Backend, Change, Drifted, Failed, Put, Remove
+from hdev_memory.backends.base import (
+    Backend,
+    Change,
+    Drifted,
+    Failed,
+    Put,
+    Receipt,
+    Remove,
+    Removed,
+    Session,
+    Stored,
+)
 from hdev_memory.backends.filesystem import STORE_MARKER
 from hdev_memory.core.digest import NotCanonical
 from hdev_memory.core.entry import Absent, Entry, Metadata, Normalisation, State, Unreadable
 from hdev_memory.errors import StoreError
+from hdev_memory.server.conditions import NONE, Conditions, PreconditionFailed, etag
+from hdev_memory.server.journal import RUN, Journal
+from hdev_memory.server.lease import LeaseLock, Superseded
+
+T = TypeVar("T")
+
+BATCH = 128
+"""How many writes of clients are carried out together at most."""
 
 NORMAL = Normalisation()
-
-
-class PreconditionFailed(Exception):
-    """If-Match or If-None-Match did not hold; `etag` is what stands there, None for nothing."""
-
-    def __init__(self, etag: str | None) -> None:
-        super().__init__("precondition failed")
-        self.etag = etag
 
 
 class Refused(Exception):
     """The backend did not do it; the text says why."""
 
 
-def etag(entry: Entry) -> str:
-    """A strong ETag over everything that a GET of the entry returns."""
-    metadata = json.dumps(entry.metadata, sort_keys=True, ensure_ascii=True).encode()
-    digest = hashlib.sha256(hashlib.sha256(entry.content).digest() + metadata)
-    return f'"{digest.hexdigest()}"'
+STRIPES = 256
+"""Keys share this many counters of writes; sharing one costs a reader a second look, no more."""
+
+TRIES = 5
+"""How often a write looks again after somebody who ignores the server has changed the folder."""
+
+Decide = Callable[[Entry | None, State | None], Change | None]
 
 
-class Conditions:
-    """The preconditions of a request."""
+class _Write:
+    """A client's wish to change one entry, and what came of it."""
 
-    def __init__(self, if_match: str | None, if_none_match: str | None) -> None:
-        self.if_match = if_match
-        self.absent = if_none_match is not None and if_none_match.strip() == "*"
-
-    @property
-    def any(self) -> bool:
-        return self.if_match is not None or self.absent
-
-    def check(self, entry: Entry | None) -> None:
-        """Raises PreconditionFailed."""
-        current = etag(entry) if entry is not None else None
-        if self.absent and entry is not None:
-            raise PreconditionFailed(current)
-        if self.if_match is not None:
-            allowed = [tag.strip() for tag in self.if_match.split(",")]
-            if entry is None or (current not in allowed and "*" not in allowed):
-                raise PreconditionFailed(current)
+    def __init__(self, key: str, conditions: Conditions, fence: int | None, decide: Decide) -> None:
+        self.key = key
+        self.conditions = conditions
+        self.fence = fence
+        self.decide = decide
+        self.tries = 0
+        self.outcome: Future[Change | None] = Future()
 
 
 class Store:
-    """A backend behind one lock for its writers, so that preconditions hold among its clients."""
+    """A backend behind one thread that writes, so that preconditions hold among its clients.
 
-    def __init__(self, backend: Backend) -> None:
+    What its clients want at the same time is written as one batch: each looks and writes in order,
+    one winner for each key at a time, and the syncs of the batch are shared by all. A client is
+    answered when its own batch is durable.
+    """
+
+    def __init__(self, backend: Backend, lock: LeaseLock, journal: Journal | None = None) -> None:
         self.backend = backend
-        self._lock = threading.Lock()
+        self.lock = lock
+        self._journal = journal
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._waiting: deque[_Write] = deque()
+        self._writes = [0] * STRIPES  # odd while a batch with a key of the stripe takes effect
 
     def read(self, key: str) -> Entry | Absent | Unreadable:
-        """One entry. Raises StoreError when the store is gone, which is not absence."""
+        """One entry, whole: never the content of one write with the metadata of another.
+
+        Raises StoreError when the store is gone, which is not absence.
+        """
         self._require()
-        (found,) = self.backend.read([key])
-        return found
+        stripe = _stripe(key)
+        before = self._writes[stripe]
+        if before % 2 == 0:
+            (found,) = self.backend.read([key])
+            if self._writes[stripe] == before:
+                return found
+        return self.exclusively(lambda: next(iter(self.backend.read([key])))).result()
+
+    def exclusively(self, call: Callable[[], T]) -> Future[T]:
+        """Call it when no write is on its way; any write that comes later sees what it did."""
+        return self._writer.submit(call)
 
     def _require(self) -> None:
         if not self.backend.present():
@@ -86,11 +110,21 @@ class Store:
         return [key for key in self.backend.keys() if key.startswith(below)]  # noqa: SIM118 - no dict
 
     def put(
-        self, key: str, content: bytes, metadata: Metadata, *, merge: bool, conditions: Conditions
-    ) -> str:
-        """Write an entry and return its ETag. Raises PreconditionFailed, Refused."""
+        self,
+        key: str,
+        content: bytes,
+        metadata: Metadata,
+        *,
+        merge: bool,
+        conditions: Conditions = NONE,
+        fence: int | None = None,
+    ) -> Future[Change | None]:
+        """Write an entry; the outcome is the Put that was carried out.
 
-        def change(entry: Entry | None, before: State | None) -> Change:
+        It raises PreconditionFailed, Superseded, Refused or StoreError.
+        """
+
+        def decide(entry: Entry | None, before: State | None) -> Change:
             stored = _merged(entry, metadata) if merge else metadata
             try:
                 after = NORMAL.state(content, stored)
@@ -98,42 +132,125 @@ class Store:
                 raise Refused(f"the metadata {error}") from None
             return Put(key=key, content=content, metadata=stored, before=before, after=after)
 
-        self._change(key, change, conditions)
-        written = self.read(key)
-        return etag(written) if isinstance(written, Entry) else ""
+        return self._submit(_Write(key, conditions, fence, decide))
 
-    def delete(self, key: str, conditions: Conditions) -> bool:
-        """Delete an entry; False when there is none. Raises PreconditionFailed, Refused."""
+    def delete(
+        self, key: str, *, conditions: Conditions = NONE, fence: int | None = None
+    ) -> Future[Change | None]:
+        """Delete an entry; the outcome is the Remove, or None when there is nothing to delete.
 
-        def change(entry: Entry | None, before: State | None) -> Change | None:
+        It raises PreconditionFailed, Superseded, Refused or StoreError.
+        """
+
+        def decide(entry: Entry | None, before: State | None) -> Change | None:
             return Remove(key=key, before=before) if before is not None else None
 
-        return self._change(key, change, conditions)
+        return self._submit(_Write(key, conditions, fence, decide))
 
-    def _change(
-        self,
-        key: str,
-        change: Callable[[Entry | None, State | None], Change | None],
-        conditions: Conditions,
-    ) -> bool:
-        # Somebody may edit the folder by hand between our look and our write: look again.
-        for _ in range(5):
-            with self._lock:
-                found = self.read(key)
-                if isinstance(found, Unreadable):
-                    raise Refused(found.reason)
-                entry = found if isinstance(found, Entry) else None
-                conditions.check(entry)
-                before = NORMAL.state(entry.content, entry.metadata) if entry else None
-                wanted = change(entry, before)
-                if wanted is None:
-                    return False
-                (receipt,) = self.backend.write([wanted], NORMAL)
-            if isinstance(receipt, Failed):
-                raise Refused(receipt.reason)
-            if not isinstance(receipt, Drifted):
-                return True
-        raise Refused("somebody else keeps changing this entry")
+    def _submit(self, write: _Write) -> Future[Change | None]:
+        self._waiting.append(write)
+        self._writer.submit(self._write_waiting)
+        return write.outcome
+
+    # In the writer's thread
+
+    def _write_waiting(self) -> None:
+        """Carry out what waits, and answer it."""
+        turn = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
+        turn = [write for write in turn if write.outcome.set_running_or_notify_cancel()]
+        while turn:
+            try:
+                turn = self._round(turn)
+            except Exception as error:  # noqa: BLE001 - whoever waits raises it; none waits for ever
+                for write in turn:
+                    if not write.outcome.done():
+                        write.outcome.set_exception(_of_the_store(error))
+                return
+
+    def _round(self, turn: list[_Write]) -> list[_Write]:
+        """Answer what can be answered now, with one batch; the rest, in order."""
+        self._require()
+        keys = sorted({write.key for write in turn})
+        found = dict(zip(keys, self.backend.read(keys), strict=True))
+        chosen: dict[str, tuple[_Write, Change]] = {}
+        rest = []
+        for write in turn:
+            if write.key in chosen:
+                rest.append(write)
+                continue
+            change = self._decided(write, found[write.key])
+            if change is not None:
+                chosen[write.key] = write, change
+        changes = [change for _, change in chosen.values()]
+        again = []
+        if changes:
+            receipts = self._carry_out(changes)
+            for (write, change), receipt in zip(chosen.values(), receipts, strict=True):
+                if not _answered(write, change, receipt):
+                    again.append(write)
+        return again + rest
+
+    def _decided(self, write: _Write, found: Entry | Absent | Unreadable) -> Change | None:
+        """The change to make; None where the write has its outcome already."""
+        try:
+            self.lock.check(write.fence)
+            if isinstance(found, Unreadable):
+                raise Refused(found.reason)
+            entry = found if isinstance(found, Entry) else None
+            write.conditions.check(etag(entry) if entry is not None else None)
+            before = NORMAL.state(entry.content, entry.metadata) if entry is not None else None
+            change = write.decide(entry, before)
+        except NotCanonical as error:
+            write.outcome.set_exception(Refused(f"its metadata {error}"))
+            return None
+        except (Refused, PreconditionFailed, Superseded) as error:
+            write.outcome.set_exception(error)
+            return None
+        if change is None:
+            write.outcome.set_result(None)
+        return change
+
+    def _carry_out(self, changes: list[Change]) -> Sequence[Receipt]:
+        stripes = {_stripe(change.key) for change in changes}
+        for stripe in stripes:
+            self._writes[stripe] += 1
+        try:
+            if self._journal is None:
+                return self.backend.write(changes, NORMAL)
+            with self._journal.writing() as intend:
+                return self.backend.write(changes, NORMAL, Session(run=RUN, intend=intend))
+        finally:
+            for stripe in stripes:
+                self._writes[stripe] += 1
+
+
+def _stripe(key: str) -> int:
+    return hash(key) % STRIPES
+
+
+def _answered(write: _Write, change: Change, receipt: Receipt) -> bool:
+    """Give the write its outcome; False where it has to look again."""
+    match receipt:
+        case Stored() | Removed():
+            write.outcome.set_result(change)
+        case Failed(reason=reason):
+            write.outcome.set_exception(Refused(reason))
+        case Drifted():
+            # Somebody edits the folder by hand between our look and our write.
+            write.tries += 1
+            if write.tries < TRIES:
+                return False
+            write.outcome.set_exception(Refused("somebody else keeps changing this entry"))
+        case _:
+            assert_never(receipt)
+    return True
+
+
+def _of_the_store(error: Exception) -> Exception:
+    """An error of the whole batch as each of its clients gets it."""
+    if isinstance(error, OSError):
+        return StoreError("The storage failed.", why=f"{error.strerror}.")
+    return error
 
 
 def _merged(entry: Entry | None, sent: Metadata) -> Metadata:

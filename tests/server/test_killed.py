@@ -1,0 +1,277 @@
+"""A server that is killed in the middle of its writers loses nothing that it acknowledged."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from tests.conftest import put_entry, tree_of
+from tests.processes import PROGRAM, MemoryServer
+
+from hdev_memory.backends.base import EVERYTHING, Put, Remove
+from hdev_memory.backends.filesystem import FilesystemBackend
+from hdev_memory.core.digest import sha256
+from hdev_memory.core.entry import EntryState, Normalisation
+from hdev_memory.errors import StoreError
+from hdev_memory.server.journal import JOURNAL_FILE, Journal
+
+KEY = "key-of-the-killed"
+ENTRY = "/api/memory/entry/"
+HEADERS = {"Authorization": f"Bearer {KEY}", "Hdev-Metadata": "replace"}
+NORMAL = Normalisation()
+WRITERS = 32
+ROUNDS = 4
+
+
+class Writer:
+    """Writes, overwrites and deletes two keys of its own, and notes what was acknowledged."""
+
+    def __init__(self, number):
+        self.keys = [f"w{number % 4}/{number}", f"w{number % 4}/deep/{number}.x"]
+        self.acknowledged = dict.fromkeys(self.keys)  # None: nothing stands there
+        self.unanswered = {}
+        self.count = 0
+
+    def write(self, url, acknowledge):
+        """Until the server is gone."""
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+        try:
+            while True:
+                self._one(connection)
+                acknowledge()
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+
+    def _one(self, connection):
+        self.count += 1
+        key = self.keys[self.count % 2]
+        number = None if self.count % 7 > 4 else self.count
+        self.unanswered = {key: number}
+        if number is None:
+            connection.request("DELETE", ENTRY + key, headers=HEADERS)
+        else:
+            body = {"content": content(number), "metadata": {"number": number}}
+            connection.request("PUT", ENTRY + key, json.dumps(body), HEADERS)
+        answer = connection.getresponse()
+        body = json.loads(answer.read())
+        assert answer.status == 200, body
+        assert body["success"] or "does not exist" in body["error"], body
+        self.acknowledged[key] = number
+        self.unanswered = {}
+
+    def check(self, found):
+        """Compare with what stands there, which is what counts from now on."""
+        for key in self.keys:
+            allowed = {self.acknowledged[key], self.unanswered.get(key, self.acknowledged[key])}
+            stands = found.get(key)
+            assert stands in allowed, (key, allowed)
+            self.acknowledged[key] = stands
+        self.unanswered = {}
+
+
+def content(number):
+    return f"{number}\n" * 300
+
+
+def killed_in_the_middle(server, writers, after):
+    """Let all write at once, and kill the server when `after` writes were acknowledged."""
+    enough = threading.Semaphore(0)
+    with ThreadPoolExecutor(WRITERS) as threads:
+        running = [threads.submit(writer.write, server.url, enough.release) for writer in writers]
+        for _ in range(after):
+            assert enough.acquire(timeout=60)
+        server.process.send_signal(signal.SIGKILL)
+        for each in running:
+            each.result(timeout=60)
+    server.process.wait(timeout=30)
+
+
+def numbers(url):
+    """What the writers' entries hold; an entry of two writes is none of them."""
+    return {
+        key: metadata["number"] if text == content(metadata["number"]) else (text[:9], metadata)
+        for key, (text, metadata) in stored(url).items()
+    }
+
+
+def stored(url):
+    """Every entry that the server lists, with what it answers."""
+    found = {}
+    with httpx.Client(base_url=url, headers=HEADERS, trust_env=False, timeout=30) as client:
+        for key in leaves(client.get("/api/memory/tree").json()["items"]):
+            answer = client.get(ENTRY + key).json()
+            assert (answer["type"], answer["success"]) == ("file", True), answer
+            found[key] = answer["content"], answer["metadata"]
+    return found
+
+
+def leaves(items, prefix=""):
+    for name, below in items.items():
+        if below:
+            yield from leaves(below, f"{prefix}{name}/")
+        else:
+            yield prefix + name
+
+
+def test_a_kill_in_the_middle_of_writers_loses_nothing_acknowledged(tmp_path):
+    root = tmp_path / "store"
+    writers = [Writer(number) for number in range(WRITERS)]
+    for turn in range(ROUNDS):
+        with MemoryServer(root, KEY) as server:
+            check(writers, server.url)
+            killed_in_the_middle(server, writers, after=40 + 23 * turn)
+        assert server.process.returncode == -signal.SIGKILL
+        assert any(writer.unanswered for writer in writers)
+    with MemoryServer(root, KEY) as server:
+        check(writers, server.url)
+
+    assert (server.process.returncode, server.err) == (0, "")
+    with FilesystemBackend(str(root), must_exist=True) as folder:
+        states = list(folder.snapshot(EVERYTHING, NORMAL))
+    assert all(isinstance(state, EntryState) for state in states)
+    assert not (root / JOURNAL_FILE).exists()
+
+
+def check(writers, url):
+    found = numbers(url)
+    for writer in writers:
+        writer.check(found)
+    assert set(found) <= {key for writer in writers for key in writer.keys}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing after it runs."""
+
+
+def cut_off(root, *changes):
+    """The journal of a server that was killed when it had named these changes."""
+    journal = Journal(root)
+    with contextlib.suppress(Killed), journal.writing() as intend:
+        intend(changes)
+        raise Killed
+    journal.close()
+    assert (root / JOURNAL_FILE).stat().st_size > 0
+
+
+@pytest.fixture
+def root(tmp_path):
+    put_entry(tmp_path / "store", "changed", "old", {"k": "old"})
+    put_entry(tmp_path / "store", "removed", "old", {"k": "old"})
+    return tmp_path / "store"
+
+
+OLD = NORMAL.state(b"old", {"k": "old"})
+NEW = NORMAL.state(b"new", {"k": "new"})
+
+
+def put(key, before):
+    return Put(key=key, content=b"new", metadata={"k": "new"}, before=before, after=NEW)
+
+
+BATCH = (put("created", None), put("changed", OLD), Remove(key="removed", before=OLD))
+DONE = {"created": ("new", {"k": "new"}), "changed": ("new", {"k": "new"})}
+
+
+def half_created(root):
+    (root / "created.metadata.json").write_text('{"k": "new"}')
+
+
+def half_changed(root):
+    (root / "changed.md").write_text("new")
+
+
+def half_removed(root):
+    (root / "removed.md").unlink()
+
+
+def all_done(root):
+    put_entry(root, "created", "new", {"k": "new"})
+    put_entry(root, "changed", "new", {"k": "new"})
+    for path in root.glob("removed.*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "effects",
+    [
+        (),
+        (half_created,),
+        (half_changed,),
+        (half_removed,),
+        (all_done,),
+    ],
+)
+def test_the_next_server_finishes_what_was_cut_off(root, effects):
+    for effect in effects:
+        effect(root)
+    cut_off(root, *BATCH)
+    with MemoryServer(root, KEY) as server:
+        found = stored(server.url)
+
+    assert found == DONE
+    assert [name for name in tree_of(root) if name.startswith("removed")] == []
+
+
+def test_what_somebody_changed_since_is_left_alone_and_said(root):
+    cut_off(root, put("changed", OLD))
+    put_entry(root, "changed", "by hand", {"k": "old"})
+    with MemoryServer(root, KEY) as server:
+        found = stored(server.url)
+
+    assert found["changed"] == ("by hand", {"k": "old"})
+    assert "changed was changed since a server was cut off in it; left alone" in server.err
+
+
+@pytest.mark.parametrize("cut", [1, 60, -1])
+def test_of_a_torn_record_nothing_is_done(root, cut):
+    cut_off(root, *BATCH)
+    journal = root / JOURNAL_FILE
+    journal.write_bytes(journal.read_bytes()[:cut])
+    with MemoryServer(root, KEY) as server:
+        found = stored(server.url)
+
+    assert found == {key: ("old", {"k": "old"}) for key in ("changed", "removed")}
+
+
+def test_a_record_that_is_not_understood_is_kept_and_nothing_is_served(root):
+    body = b'{"puts":[{"later":1}],"removes":[]}'
+    record = sha256(body).encode() + b" " + body + b"\n"
+    (root / JOURNAL_FILE).write_bytes(record)
+    before = tree_of(root)
+    with FilesystemBackend(str(root), must_exist=True) as folder, pytest.raises(StoreError):
+        Journal(root).recover(folder, NORMAL)
+
+    assert tree_of(root) == before
+
+
+def test_a_batch_that_ended_leaves_no_record(tmp_path):
+    journal = Journal(tmp_path)
+    with journal.writing() as intend:
+        intend(BATCH)
+    assert (tmp_path / JOURNAL_FILE).read_bytes() == b""
+    journal.close()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_servers_do_not_serve_one_folder(tmp_path):
+    with MemoryServer(tmp_path / "store", KEY) as server:
+        second = subprocess.run(
+            [*PROGRAM, "memory-server", "--port", "0", "--storage-path", str(server.root)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+            check=False,
+        )
+
+    assert second.returncode == 7
+    assert "Traceback" not in second.stderr
