@@ -10,6 +10,7 @@ nox.options.default_venv_backend = "venv"
 PINNED = ("-c", "constraints.txt")
 TEST_TOOLS = (
     "fastapi",
+    "httpx",
     "hypothesis",
     "pexpect",
     "pytest",
