@@ -417,11 +417,11 @@ class Transport:
         """Where a read goes on, within the origin. Raises RequestFailed."""
         here = f"{self._origin[0]}://{_authority(self._origin)}{target}"
         try:
-            url = urlsplit(urljoin(here, answer.location or "//"))
+            url = urlsplit(urljoin(here, answer.location or ""))
             inside = _origin(url) == self._origin and "@" not in url.netloc
         except ValueError:
             inside = False
-        if not inside:
+        if not answer.location or not inside:
             # The key is for this origin only.
             cause = f"{answer.status} redirects to another address: {answer.location}"
             raise RequestFailed(failure("GET", path, cause))
