@@ -8,11 +8,11 @@ import tracemalloc
 
 import pytest
 
-from hdev_memory.backends.base import EVERYTHING, Failed, Stored
+from hdev_memory.backends.base import EVERYTHING, Drifted, Failed, Stored
 from hdev_memory.core.entry import Absent, Entry, Unreadable
 from hdev_memory.errors import BackendError
 from tests.hostile.reads import OLD, A
-from tests.hostile.scene import case, put, remove
+from tests.hostile.scene import NORMAL, case, put, remove
 from tests.hostile.server import ENTRY, HEALTH, TREE, held, http, missing
 
 
@@ -688,6 +688,23 @@ def _(scene):
     receipts = scene.write(*(put(f"d/{name}", before=None) for name in "xyz"))
 
     assert not [receipt for receipt in receipts if isinstance(receipt, Stored)]
+    assert {content for content, _ in scene.server.entries.values()} == {"theirs"}
+
+
+@case(
+    "empty-folder-before-writes",
+    "an empty listing, before many creates, of a folder in which its tree named entries",
+    "not believed: each entry is read, and what is there is not overwritten",
+)
+def _(scene):
+    scene.server.entries = {f"d/{name}": ("theirs", {}) for name in "xyz"}
+    with scene.client() as backend:
+        assert len(list(backend.keys())) == 3
+        scene.server.on("GET", ENTRY + "d", folder("d"))
+        changes = [put(f"d/{name}", before=None) for name in "xyz"]
+        receipts = backend.write(changes, NORMAL)
+
+    assert [type(receipt) for receipt in receipts] == [Drifted] * 3
     assert {content for content, _ in scene.server.entries.values()} == {"theirs"}
 
 

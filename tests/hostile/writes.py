@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hdev_memory.backends.base import Drifted, Failed, Removed, Stored
-from hdev_memory.errors import BackendError, KeyRefusedError
+from hdev_memory.errors import KeyRefusedError
 from tests.conftest import put_entry
 from tests.hostile.scene import KEY, case, put, remove, state
 from tests.hostile.server import ENTRY, JSON, http
@@ -160,6 +160,51 @@ def _(scene):
 
     assert scene.write(put("a")) == Drifted(key="a", found=state(b"new"))
     assert scene.server.count("PUT") == 1
+
+
+@case(
+    "late-write-resumed",
+    "drops a write under `migrate-memory`, and performs it later",
+    "exit 4, perhaps later; `apply` again: exit 0, written once",
+)
+def _(scene):
+    kept = []
+
+    def hold(exchange):
+        kept.append(exchange.request)
+        exchange.close()
+
+    put_entry(scene.home / ".hdev/memory", "n", "ours")
+    scene.server.on("PUT", ENTRY + "n", hold)
+    first = scene.migrate()
+    scene.server.honest(kept[0])
+    (plan,) = (scene.home.parent / "work/plans").iterdir()
+    again = scene.run("apply", plan, "--target-api-key", KEY)
+
+    assert first.status == 4
+    assert LATER in first.out
+    assert again.status == 0, again.err
+    assert scene.server.count("PUT") == 1
+    assert scene.server.entries["n"] == ("ours", {"version": 1})
+
+
+@case(
+    "damaged-through-the-command",
+    "fails an overwrite under `migrate-memory`, and leaves the entry empty",
+    "exit 4; the entry is named as damaged, with what was found",
+)
+def _(scene):
+    def damage(exchange):
+        scene.server.entries["a"] = ("", {})
+        exchange.send(http(200, {"path": "a", "success": False, "error": "No space left"}))
+
+    put_entry(scene.home / ".hdev/memory", "a", "ours")
+    scene.server.on("PUT", A, damage)
+    result = scene.migrate("--overwrite")
+
+    assert result.status == 4
+    assert "  a: the server says: No space left; the entry is damaged" in result.out
+    assert "(0 bytes)" in result.out
 
 
 @case(
@@ -684,7 +729,9 @@ def _(scene):
 
 
 @case(
-    "refuses-connections", "takes no connection any more after the look", "an error, nothing sent"
+    "refuses-connections",
+    "takes no connection any more after the look",
+    "failed, not known what stands there; no write was sent",
 )
 def _(scene):
     def refuse(exchange):
@@ -693,6 +740,8 @@ def _(scene):
         exchange.close()
 
     scene.server.on("GET", A, refuse)
-    with pytest.raises(BackendError):
-        scene.write(put("a"), put("b", before=None))
+    receipt = scene.write(put("a"))
+
+    assert isinstance(receipt, Failed)
+    assert not receipt.intact
     assert scene.server.count("PUT") == 0

@@ -329,7 +329,8 @@ class HttpBackend(Whole):
             names = {path for _, path in listed} if listed is not None else None
 
             def look(key: str, names: set[str] | None = names) -> Found:
-                if names is not None and key not in names:
+                # What the tree has named is asked for, whatever the folder's listing says.
+                if names is not None and key not in names and key not in self._entries:
                     return Absent(key=key)
                 return self._read(key)
 

@@ -275,10 +275,11 @@ class _Budget:
             self._left = min(self._most, self._left + self._earned)
 
     def spend(self, seconds: float) -> bool:
-        """Whether there was so much."""
+        """Whether there was so much; what there was is gone in any case."""
         with self._guard:
-            self._left -= seconds
-            return self._left > 0
+            enough = seconds < self._left
+            self._left = max(0.0, self._left - seconds)
+            return enough
 
 
 class Transport:
@@ -472,14 +473,16 @@ class Transport:
                 self._budget.earn()
                 return answer
             pause = self._pause(attempt, answer.retry_after if answer is not None else None)
-            last = attempt == self.limits.attempts or pause is None or self._closed.is_set()
-            last = last or (failed is not None and not failed.again)
-            if last or not self._budget.spend(self._clock.now() - begun + (pause or 0.0)):
-                if failed is not None:
-                    raise failed
-                assert answer is not None
-                return answer
-            self._clock.wait(self._closed, pause or 0.0)
+            again = attempt < self.limits.attempts and (failed is None or failed.again)
+            cost = self._clock.now() - begun + (pause or 0.0)
+            if again and pause is not None and self._budget.spend(cost):
+                self._clock.wait(self._closed, pause)
+                if not self._closed.is_set():
+                    continue
+            if failed is not None:
+                raise failed
+            assert answer is not None
+            return answer
         raise AssertionError("the last attempt has ended")
 
     def _pause(self, attempt: int, asked: str | None) -> float | None:
