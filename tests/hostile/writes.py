@@ -376,6 +376,22 @@ def _(scene):
     assert scene.server.count("PUT") + len(unsent) == 40
 
 
+@case(
+    "silent-to-writes",
+    "answers reads, and none of sixty writes",
+    "after 8 without an answer the rest is not sent, and named so",
+)
+def _(scene):
+    scene.server.on("PUT", ENTRY + "*", lambda exchange: exchange.until_gone(), times=None)
+    receipts = scene.write(*(put(f"d/{n:02}", before=None) for n in range(60)), timeout=0.4)
+    unsent = [receipt for receipt in receipts if "not sent" in receipt.reason]
+
+    assert all(isinstance(receipt, Failed) and receipt.intact for receipt in receipts)
+    assert len(unsent) >= 60 - 16
+    assert scene.server.count("PUT") == 60 - len(unsent)
+    assert list(scene.server.entries) == ["a"]
+
+
 # Refused
 
 

@@ -80,6 +80,9 @@ _ENTRY = "/api/memory/entry/"
 _LOOKS = 3
 """How often an entry that is neither before nor after is looked at again."""
 
+_UNANSWERED = 8
+"""So many changes in a row without an answer, and the rest of the batch is not sent."""
+
 _STORE_LENGTH = 200
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]+"')
 """RFC 9110, 8.8.3: a weak one never matches, and several cannot be told apart."""
@@ -478,6 +481,7 @@ class HttpBackend(Whole):
         except KeyRefusedError as error:
             sending.refused, sending.given_up = error, str(error)
             return Failed(key=change.key, reason=str(error), intact=False)
+        sending.count(outcome)
         try:
             found = state_of(self._settled(change, normalisation), normalisation)
         except BackendError as error:
@@ -510,7 +514,7 @@ class HttpBackend(Whole):
         try:
             answer = self._transport.request(method, path, body=body, headers=headers)
         except RequestFailed as error:
-            return _Outcome("unknown", str(error))
+            return _Outcome("unknown", str(error), answered=False)
         if answer.status == 200 and _success(answer):
             return _Outcome("confirmed", "the server confirmed the change")
         if answer.status == 412:
@@ -539,14 +543,6 @@ class _Ready:
     headers: dict[str, str]
 
 
-@dataclass
-class _Sending:
-    """Why a batch is not sent any further, once it is not."""
-
-    given_up: str = ""
-    refused: KeyRefusedError | None = None
-
-
 @dataclass(frozen=True)
 class _Outcome:
     """What the answer to a change says of it, and why.
@@ -556,6 +552,23 @@ class _Outcome:
 
     said: Literal["confirmed", "refused", "precondition", "unknown"]
     reason: str
+    answered: bool = True
+
+
+@dataclass
+class _Sending:
+    """Why a batch is not sent any further, once it is not."""
+
+    given_up: str = ""
+    refused: KeyRefusedError | None = None
+    unanswered: int = 0
+
+    def count(self, outcome: _Outcome) -> None:
+        """Give up after so many changes in a row without an answer: each may have cost its whole
+        timeout. An answered failure concerns its own entry only."""
+        self.unanswered = 0 if outcome.answered else self.unanswered + 1
+        if self.unanswered >= _UNANSWERED:
+            self.given_up = f"{self.unanswered} changes in a row had no answer"
 
 
 def _after(change: Change) -> State | None:
