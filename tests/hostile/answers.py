@@ -666,6 +666,30 @@ def _(scene):
 
 
 @case(
+    "tree-leaves-a-folder-out",
+    "a tree without a folder that the listing above it names",
+    "what that folder holds is in the snapshot",
+)
+def _(scene):
+    scene.server.entries |= {"d/f/g": ("x", {}), "d/h/i/j": ("x", {})}
+    scene.server.on("GET", TREE, http(200, scene.server.tree({"a": {}, "d": {"f": {"g": {}}}})))
+
+    assert list(scene.snapshot()) == ["a", "d/f/g", "d/h/i/j"]
+
+
+@case(
+    "folder-as-entry",
+    "a tree that shows a folder with entries as if it were an entry",
+    "unreadable, and the reason says that what it holds was not listed",
+)
+def _(scene):
+    scene.server.entries = {"d/e": ("x", {})}
+    scene.server.on("GET", TREE, http(200, scene.server.tree({"d": {}})))
+
+    assert "was not listed" in scene.snapshot()["d"].reason
+
+
+@case(
     "listed-by-another-name",
     "lists a dotted name, by which it gives another entry",
     "unreadable, not left out",

@@ -203,7 +203,7 @@ class HttpBackend(Whole):
         found: dict[str, str] = {}
         self._folders, self._entries = set(), set()
         if tree is None:
-            self._list_folders(found)
+            self._list_folders([""], found)
         else:
             self._flatten(tree, found)
         return sorted((key, reason) for key, reason in found.items() if scope.entry(key))
@@ -243,20 +243,25 @@ class HttpBackend(Whole):
                 else:
                     self._entries.add(path)
                     found[path] = ""
-        # An entry beside a folder of its name is hidden by it in the tree: listings show both.
+        # An entry beside a folder of its name is hidden by it in the tree, or hides it: listings
+        # show both.
+        hidden: list[str] = []
         for prefix, listed in zip(
             parents, self._transport.map(self._listing, parents), strict=True
         ):
             if listed is None:
                 raise _unlistable(prefix)
             for kind, path in listed:
-                if kind == "leaf" and path not in found and self._allowed(path, found):
+                if kind == "node" and path not in self._folders and self._allowed(path, found):
+                    self._folders.add(path)
+                    hidden.append(path + "/")
+                elif kind == "leaf" and path not in found and self._allowed(path, found):
                     self._entries.add(path)
                     found[path] = ""
+        self._list_folders(hidden, found)
 
-    def _list_folders(self, found: dict[str, str]) -> None:
-        """List folder by folder, where the tree is too deep to come in one answer."""
-        waiting = [""]
+    def _list_folders(self, waiting: list[str], found: dict[str, str]) -> None:
+        """List folder by folder what the tree does not show, or is too deep to show."""
         seen = 0
         while waiting:
             seen += len(waiting)
@@ -366,7 +371,10 @@ class HttpBackend(Whole):
             # existing server an empty folder that was listed like an entry is no entry.
             if self._ours or (listed and body.get("items") == []):
                 return Absent(key=key), None
-            return Unreadable(key=key, reason="a folder of this name hides it"), None
+            reason = "a folder of this name hides it"
+            if listed and key not in self._folders:
+                reason += ", and what that folder holds was not listed"
+            return Unreadable(key=key, reason=reason), None
         content, metadata = body.get("content"), body.get("metadata")
         if body.get("type") != "file" or body.get("path") != key:
             return Unreadable(key=key, reason="the server answered about something else"), None
