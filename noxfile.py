@@ -37,3 +37,16 @@ def tests(session: nox.Session) -> None:
     """The whole suite, on as many processes as there are cores."""
     session.install(*PINNED, *TEST_TOOLS, ".")
     session.run("pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Ratios against peers in one run; `-- --quick` takes smaller sizes. Run by hand only."""
+    session.install(*PINNED, "fastapi", ".")  # fastapi is what the emulated server is made with
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+@nox.session
+def bench_stacks(session: nox.Session) -> None:
+    """The server stacks of docs/decisions/0002; each gets an environment of its own inside."""
+    session.run("python", "-m", "tests.benchmarks.asgi_stacks", *session.posargs)

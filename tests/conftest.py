@@ -34,6 +34,11 @@ class Result:
         """The last line of stdout as JSON."""
         return json.loads(self.out.splitlines()[-1])
 
+    def lines(self, kind: str) -> list[Any]:
+        """The event lines on stdout of this type."""
+        found = [json.loads(line) for line in self.out.splitlines()]
+        return [line for line in found if line["type"] == kind]
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):

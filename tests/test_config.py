@@ -220,3 +220,135 @@ def test_a_secret_shows_itself_to_nobody():
     assert "canary" not in f"{secret} {secret!r} {[secret]} {EndFlags(api_key=secret)}"
     with pytest.raises(TypeError):
         pickle.dumps(secret)
+
+
+@pytest.mark.parametrize(
+    ("environ", "timeout", "handshake"),
+    [
+        ({}, 30.0, 1.5),
+        ({"HDEV_MEMORY_HTTP_TIMEOUT": "7"}, 7.0, 7.0),
+        ({"HDEV_MEMORY_HTTP_TIMEOUT": "0.5"}, 0.5, 0.5),
+    ],
+)
+def test_a_configured_timeout_is_how_long_the_handshake_may_take(
+    place, environ, timeout, handshake
+):
+    where = ends(place, LOCAL, EndFlags(kind="http", url=ONE), environ).target.where
+
+    assert (where.timeout, where.handshake) == (timeout, handshake)
+
+
+def test_durability_is_about_the_target_and_none_is_refused_for_a_server(place):
+    found = ends(place, LOCAL, EndFlags(path="there"), durability="none")
+
+    assert (found.source.where.durability, found.target.where.durability) == ("full", "none")
+    with pytest.raises(UsageError, match="--durability none"):
+        ends(place, LOCAL, EndFlags(kind="http", url=ONE), durability="none")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "about"),
+    [
+        ("memory:\n  http:\n    [a, b]: c\n", 3, "plain text"),
+        ("memory:\n  s4: {}\n", 2, "memory.s4"),
+        ("memory: [a]\n", 1, "memory"),
+        ("memory:\n  backend: \x00\n", None, "not valid YAML"),
+        ("memory:\n  http:\n    timeout: 0\n", 3, "http.timeout"),
+        ("memory:\n  http:\n    timeout: nan\n", 3, "http.timeout"),
+        ("memory:\n  http:\n    timeout: 1e9\n", 3, "http.timeout"),
+        ("memory:\n  http:\n    api_key: schlüssel\n", 3, "characters"),
+    ],
+)
+def test_what_is_wrong_in_the_users_file_is_named_with_its_line(place, text, line, about):
+    user(place, text)
+
+    with pytest.raises(ConfigError) as caught:
+        settings(place)
+    told = f"{caught.value.what} {caught.value.why}"
+    assert about in told
+    assert line is None or f"config.yaml:{line}" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        ("environments = 3\n", "environments"),
+        ("[environments]\na = 3\n", "environments.a"),
+        ("[environments.a]\nendpoint = 'filesystem'\ntimeout = 'soon'\n", "timeout"),
+        ("[environments.a]\nendpoint = 'a'\n", "endpoint"),
+        ("[environments.a]\nendpoint = true\n", "environments.a.endpoint"),
+    ],
+)
+def test_what_is_wrong_in_the_project_file_is_named(place, text, about):
+    project(place, text)
+
+    with pytest.raises(ConfigError) as caught:
+        settings(place)
+    assert "hdev.toml" in caught.value.why
+    assert about in caught.value.why
+
+
+def test_a_configuration_that_cannot_be_read_is_no_empty_one(place):
+    path = place[1] / ".hdev/config.yaml"
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        settings(place)
+
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        settings(place)
+
+
+def test_an_empty_file_of_the_user_sets_nothing(place):
+    user(place, "# nothing yet\n")
+
+    assert settings(place).values == {}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        EndFlags(endpoint="https://one", path="there"),
+        EndFlags(endpoint="filesystem", url="https://one"),
+        EndFlags(path="there", url="https://one"),
+        EndFlags(endpoint="filesystem:"),
+        EndFlags(endpoint="http:"),
+        EndFlags(path=""),
+        EndFlags(path="a\0b"),
+        EndFlags(url="ftp://one"),
+        EndFlags(url="https://one?key=1"),
+        EndFlags(url="https://one#x"),
+        EndFlags(url="https://"),
+    ],
+)
+def test_an_end_that_is_not_clear_is_a_usage_error(place, flags):
+    with pytest.raises(UsageError):
+        ends(place, LOCAL, flags)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(place):
+    found = ends(place, EndFlags(path="~"), EndFlags(path="~/x"))
+
+    assert found.source.where.location == str(place[1])
+    assert found.target.where.location == str(place[1] / "x")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "why"),
+    [
+        ("FILE", "/nowhere/key", "/nowhere/key: No such file"),
+        ("FILE", "/", "/: Is a directory"),
+        ("COMMAND", "false", "status 1"),
+        ("COMMAND", "no-such-program", "cannot be run: No such file"),
+        ("COMMAND", "echo 'open", "it is no command"),
+        ("COMMAND", "true", "named in"),
+    ],
+)
+def test_a_key_that_cannot_be_had_says_why_and_where_it_was_asked_for(place, variable, text, why):
+    name = f"HDEV_MEMORY_HTTP_API_KEY_{variable}"
+
+    with pytest.raises(ConfigError) as caught:
+        settings(place, **{name: text})
+    assert why in caught.value.why
+    assert name in caught.value.why

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from hdev_memory import errors, plandir
-from hdev_memory.cli import COMMANDS
+from hdev_memory.cli import COMMANDS, eventlines
 from tests.conftest import put_entry, tree_of
+from tests.processes import PROGRAM
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -79,6 +80,25 @@ def test_every_command_is_in_the_documentation():
     text = (ROOT / "docs/cli.md").read_text()
 
     assert [name for name in COMMANDS if f"`{name}" not in text] == []
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_the_help_of_a_command_is_whole_at_any_width(home, command, columns):
+    done = subprocess.run(
+        [*PROGRAM, *command.split(), "--help"],
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "COLUMNS": columns},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text = done.stdout.replace("sha256:…", "")
+
+    assert "…" not in text
+    assert "a command that was not loaded" not in text
+    for name, (_, help_line) in COMMANDS.items():
+        if not command and " " not in name:
+            assert help_line in text
 
 
 def test_every_exit_status_of_an_error_is_in_the_documentation():
@@ -159,3 +179,24 @@ def test_the_demo_keeps_its_folder_when_told_to(hdev, home, tmp_path, monkeypatc
 
     assert hdev("audit", "verify", place / "plan").status == 10
     shutil.rmtree(place)
+
+
+def test_every_event_line_and_each_of_its_members_is_in_the_documentation():
+    """Read from the structs that make the lines."""
+    text = (ROOT / "docs/formats.md").read_text().partition("## Event lines")[2]
+    rows = dict(re.findall(r"^\| (?:… of )?`([a-z -]+)` \| (.*) \|$", text, re.M))
+    lines = [
+        kind
+        for kind in vars(eventlines).values()
+        if isinstance(kind, type)
+        and issubclass(kind, eventlines.Line)
+        and kind is not eventlines.Line
+    ]
+
+    assert len(lines) > 10
+    for kind in lines:
+        commanding = "command" in kind.__struct_fields__
+        row = rows[kind.__struct_defaults__[-1] if commanding else kind.__struct_config__.tag]
+        for member in kind.__struct_fields__:
+            if member not in ("exit", "command"):
+                assert f"`{member}`" in row, (kind.__name__, member)

@@ -1,13 +1,18 @@
 """Carry out a plan: everything is judged before the first write, then one journalled batch at a
 time is written, each entry under its own precondition.
 
-What survives a crash: an intent is in the log before its effect, so whatever the machine was doing
-is named there; running again judges every action anew and does what is left.
+What survives a crash, for each batch:
+  pre-images  the bytes that will be displaced are durable in the plan's backup
+  intents     the log names every change of the batch, before the first of them takes effect
+  effects     each part of an entry is as before or as after, durable when the batch is
+  outcomes    the log says what became of each
+Running again judges every action anew, finishes what was cut off, and does what is left. The same
+holds for a run that was itself cut off while it resumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -24,7 +29,11 @@ from hdev_memory.backends.base import (
     Remove,
     Removed,
     Scope,
+    Session,
     Stored,
+    Transition,
+    Unknown,
+    state_of,
 )
 from hdev_memory.core import audit, events
 from hdev_memory.core.diff import (
@@ -33,21 +42,23 @@ from hdev_memory.core.diff import (
     Overwrite,
     Verdict,
     Writing,
+    interrupted,
     judge,
     needed,
     transition,
 )
-from hdev_memory.core.digest import NotCanonical
-from hdev_memory.core.entry import Absent, Entry, Normalisation, State, Unreadable
+from hdev_memory.core.entry import Absent, Entry, Normalisation, Parts, State, Unreadable
 from hdev_memory.core.plan import End, Head, Plan
 from hdev_memory.errors import (
-    BackendError,
     DriftError,
     HdevError,
     InterruptedEarly,
     PlanError,
 )
-from hdev_memory.plandir import Journal, OpenPlan
+from hdev_memory.plandir import UNVERIFIED, Backup, Journal, OpenPlan
+
+BATCH_BYTES = 32 * 1024 * 1024
+"""No batch of writes holds more content than this, but for a single larger entry."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,10 @@ class Drift:
 
 @dataclass
 class Outcome:
-    """What a run came to; every writing action is in exactly one of the counts."""
+    """What a run came to; every writing action is in exactly one of the counts.
+
+    `kept` names the files, below the target, that hold bytes which somebody else wrote meanwhile.
+    """
 
     created: int = 0
     overwritten: int = 0
@@ -70,6 +84,7 @@ class Outcome:
     already: int = 0
     bytes: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     left: int = 0
     stopped: str = ""
 
@@ -86,7 +101,8 @@ class Outcome:
 class Run:
     """What a run needs from outside: its name, who runs it, the clock, and when to stop.
 
-    `keep_going` goes on after an entry failed. `stop` is asked between batches.
+    `keep_going` goes on after an entry failed. `stop` is asked between batches. `remark` is written
+    into the log where the run begins.
     """
 
     run: str
@@ -94,6 +110,7 @@ class Run:
     now: Callable[[], datetime]
     keep_going: bool = False
     stop: Callable[[], bool] = lambda: False
+    remark: str = ""
 
 
 class DriftFound(DriftError):
@@ -156,31 +173,31 @@ def apply(
 ) -> Outcome:
     """Judge everything, then execute exactly the plan.
 
-    Raises DriftFound before the first write when anything differs; afterwards whatever goes wrong
-    is in the outcome. A BackendError is raised only while nothing has been written by this run.
+    Raises DriftFound, LockedError or whatever else refuses before the first write; afterwards
+    whatever goes wrong is in the outcome.
     """
     plan = opened.plan
     log = _Log(journal, plan, run)
-    log.begin()
-    try:
-        verdicts = _preflight(opened, source, target, run, emit)
-        _report_outside(opened, source, target, emit)
-    except DriftFound as error:
-        log.refuse(error, error.drifts)
-        raise
-    except (HdevError, KeyboardInterrupt) as error:
-        log.refuse(error, ())
-        raise
-    outcome = Outcome(already=verdicts.count(_DONE))
-    try:
-        _execute(opened, source, target, verdicts, log, run, outcome, emit)
-    except KeyboardInterrupt:
-        outcome.stopped = "interrupted"
-    except BackendError as error:
-        if not outcome.written:
-            log.refuse(error, ())
-            raise
-        outcome.stopped = str(error)
+    outcome = Outcome()
+    with Backup(opened.folder, plan.head.normalisation) as backup:
+        try:
+            open_before = log.begin()
+            with target.hold(f"apply {plan.plan_id} run {run.run}"):
+                outcome.kept += _recover(opened, target, backup, journal, log)
+                verdicts = _preflight(opened, source, target, open_before, run, emit)
+                _report_outside(opened, source, target, emit)
+                outcome.already = verdicts.count(_DONE)
+                backup.prepare()
+                job = _Job(opened, source, target, backup, log, run, outcome, emit)
+                job.execute(verdicts)
+        except KeyboardInterrupt:
+            if not log.wrote:
+                raise _refused(log, InterruptedEarly(_EARLY)) from None
+            outcome.stopped = "interrupted"
+        except HdevError as error:
+            if not log.wrote:
+                raise _refused(log, error) from None
+            outcome.stopped = str(error)
     outcome.left = plan.tail.summary.writes - (
         outcome.written + outcome.already + len(outcome.failures)
     )
@@ -188,7 +205,32 @@ def apply(
     return outcome
 
 
-_READY, _DONE = 1, 2
+_EARLY = "Interrupted before anything was written."
+
+
+def _refused(log: _Log, error: HdevError) -> HdevError:
+    log.refuse(error, error.drifts if isinstance(error, DriftFound) else ())
+    return error
+
+
+def _recover(
+    opened: OpenPlan, target: Backend, backup: Backup, journal: Journal, log: _Log
+) -> Sequence[str]:
+    """Clear away what earlier runs left; the names under which foreign bytes were kept."""
+    runs = {record.run for record in journal.records} - {log.run.run}
+    if not any(record.event in ("started", "resumed") for record in journal.records[:-1]):
+        return ()
+    cut_off: dict[str, Transition] = {
+        key: (intent.before, intent.after) for key, intent in journal.open.items()
+    }
+    backup.tidy(runs, (action.key for action in writing(opened)))
+    keys = (action.key for action in writing(opened))
+    kept = target.tidy(runs, keys, cut_off, opened.plan.head.normalisation)
+    log.kept(kept)
+    return kept
+
+
+_READY, _DONE, _CUT_OFF = 1, 2, 3
 
 
 def writing(opened: OpenPlan) -> Iterator[Writing]:
@@ -204,8 +246,30 @@ def _batches(items: Iterable[Writing], size: int = BATCH) -> Iterator[list[Writi
         yield batch
 
 
+def _bounded(
+    items: Iterable[tuple[Writing, bool]], size: int
+) -> Iterator[list[tuple[Writing, bool]]]:
+    """Batches of `size` at most, and of BATCH_BYTES of content."""
+    batch: list[tuple[Writing, bool]] = []
+    content = 0
+    for action, resumed in items:
+        before, after = transition(action)
+        content += max(state.bytes for state in (before, after) if state is not None)
+        if batch and (len(batch) == size or content > BATCH_BYTES):
+            yield batch
+            batch, content = [], 0
+        batch.append((action, resumed))
+    if batch:
+        yield batch
+
+
 def _preflight(
-    opened: OpenPlan, source: Reader, target: Reader, run: Run, emit: events.Emit
+    opened: OpenPlan,
+    source: Reader,
+    target: Backend,
+    cut_off: Mapping[str, audit.Record],
+    run: Run,
+    emit: events.Emit,
 ) -> bytearray:
     """A verdict for each writing action, one byte each; raises DriftFound when there is any drift.
 
@@ -217,25 +281,20 @@ def _preflight(
     drifts: list[Drift] = []
     for batch in _batches(writing(opened)):
         if run.stop():
-            raise InterruptedEarly("Interrupted before anything was written.")
+            raise InterruptedEarly(_EARLY)
         pending: list[Create | Overwrite] = []
         for action, held in zip(batch, target.read([a.key for a in batch]), strict=True):
-            current, unknown = _state(held, normalisation)
-            before, _ = transition(action)
-            if unknown:
-                drifts.append(Drift(action.key, "target", describe(before), unknown))
-                verdicts.append(_READY)
-                continue
-            match judge(action, current):
-                case Verdict.READY:
-                    verdicts.append(_READY)
-                    if isinstance(action, Create | Overwrite):
-                        pending.append(action)
-                case Verdict.DONE:
-                    verdicts.append(_DONE)
-                case Verdict.DRIFT:
-                    verdicts.append(_READY)
-                    drifts.append(Drift(action.key, "target", describe(before), describe(current)))
+            verdict, found = _verdict(action, held, normalisation)
+            if verdict is Verdict.DRIFT and _was_cut_off(action, target, cut_off, normalisation):
+                verdicts.append(_CUT_OFF)
+            else:
+                verdicts.append(_DONE if verdict is Verdict.DONE else _READY)
+                if verdict is Verdict.DRIFT:
+                    before, _ = transition(action)
+                    drifts.append(Drift(action.key, "target", describe(before), found))
+                    continue
+            if isinstance(action, Create | Overwrite) and verdict is not Verdict.DONE:
+                pending.append(action)
         for put, held in zip(pending, source.read([a.key for a in pending]), strict=True):
             current, unknown = _state(held, normalisation)
             if unknown or current != needed(put):
@@ -247,20 +306,36 @@ def _preflight(
     return verdicts
 
 
+def _verdict(
+    action: Writing, held: Entry | Absent | Unreadable, normalisation: Normalisation
+) -> tuple[Verdict, str]:
+    """What the target's entry means for an action, and what it is in words."""
+    current, unknown = _state(held, normalisation)
+    return (Verdict.DRIFT, unknown) if unknown else (judge(action, current), describe(current))
+
+
+def _was_cut_off(
+    action: Writing,
+    target: Backend,
+    cut_off: Mapping[str, audit.Record],
+    normalisation: Normalisation,
+) -> bool:
+    """Whether an earlier run began this very change, and what stands there is a part of it."""
+    intent = cut_off.get(action.key)
+    if intent is None or (intent.before, intent.after) != transition(action):
+        return False
+    parts = target.parts(action.key, normalisation)
+    return isinstance(parts, Parts) and interrupted(intent.before, intent.after, parts)
+
+
 def _state(
     held: Entry | Absent | Unreadable, normalisation: Normalisation
 ) -> tuple[State | None, str]:
     """The state of what was read, or why nothing can be said of it."""
-    match held:
-        case Absent():
-            return None, ""
-        case Unreadable(reason=reason):
-            return None, reason
-        case Entry():
-            try:
-                return normalisation.state(held.content, held.metadata), ""
-            except NotCanonical as error:
-                return None, f"its metadata {error}"
+    try:
+        return state_of(held, normalisation), ""
+    except Unknown as error:
+        return None, str(error)
 
 
 def describe(state: State | None) -> str:
@@ -295,78 +370,142 @@ def _count_others(keys: Iterable[str], planned: Iterable[str]) -> int:
     return others
 
 
-def _execute(
-    opened: OpenPlan,
-    source: Reader,
-    target: Backend,
-    verdicts: bytearray,
-    log: _Log,
-    run: Run,
-    outcome: Outcome,
-    emit: events.Emit,
-) -> None:
-    """Write what is ready, batch by batch: first what creates and overwrites, then the deletes."""
-    normalisation = opened.plan.head.normalisation
-    total = opened.plan.tail.summary.writes
-    for deleting in (False, True):
-        ready = (
-            action
-            for action, verdict in zip(writing(opened), verdicts, strict=True)
-            if verdict == _READY and isinstance(action, Delete) == deleting
-        )
-        for batch in _batches(ready):
-            if run.stop():
-                outcome.stopped = "interrupted"
-                return
-            changes, failures = _changes(batch, source, normalisation)
-            by_key = {action.key: action for action in batch}
-            log.intents([by_key[change.key] for change in changes])
-            receipts: Sequence[Receipt] = [*failures]
-            if changes and (run.keep_going or not failures):
-                receipts = [*failures, *target.write(changes, normalisation)]
-            log.outcomes([(by_key[receipt.key], receipt) for receipt in receipts])
-            for receipt in receipts:
-                _count(outcome, by_key[receipt.key], receipt)
-            done = outcome.written + outcome.already + len(outcome.failures)
-            emit(events.Wrote(done=done, total=total, bytes=outcome.bytes))
-            if outcome.failures and not run.keep_going:
-                outcome.stopped = "stopped at the first failure"
-                return
+@dataclass(frozen=True)
+class _Job:
+    """The second half of a run: writing what preflight found ready."""
 
+    opened: OpenPlan
+    source: Reader
+    target: Backend
+    backup: Backup
+    log: _Log
+    run: Run
+    outcome: Outcome
+    emit: events.Emit
 
-def _changes(
-    batch: Sequence[Writing], source: Reader, normalisation: Normalisation
-) -> tuple[list[Change], list[Failed]]:
-    """The changes of a batch, their content read from the source and checked once more."""
-    puts = [action for action in batch if isinstance(action, Create | Overwrite)]
-    entries = dict(zip((a.key for a in puts), source.read([a.key for a in puts]), strict=True))
-    changes: list[Change] = []
-    failures: list[Failed] = []
-    for action in batch:
-        if isinstance(action, Delete):
-            changes.append(Remove(key=action.key, before=action.before))
-            continue
-        entry = entries[action.key]
-        current, unknown = _state(entry, normalisation)
-        if isinstance(entry, Entry) and current == needed(action):
-            before, _ = transition(action)
-            changes.append(
-                Put(
-                    key=action.key,
-                    content=entry.content,
-                    metadata=entry.metadata,
-                    before=before,
-                    after=action.after,
-                )
+    def execute(self, verdicts: bytearray) -> None:
+        """Write batch by batch: first what creates and overwrites, then the deletes."""
+        for deleting in (False, True):
+            ready = (
+                (action, verdict == _CUT_OFF)
+                for action, verdict in zip(writing(self.opened), verdicts, strict=True)
+                if verdict != _DONE and isinstance(action, Delete) == deleting
             )
-        else:
-            reason = f"the source changed during the run: {unknown or describe(current)}"
-            failures.append(Failed(key=action.key, reason=reason, intact=True))
-    return changes, failures
+            for batch in _bounded(ready, self.target.batch):
+                if self.run.stop():
+                    self.outcome.stopped = "interrupted"
+                    return
+                self._write(batch)
+                if self.outcome.failures and not self.run.keep_going:
+                    self.outcome.stopped = "stopped at the first failure"
+                    return
+
+    def _write(self, batch: Sequence[tuple[Writing, bool]]) -> None:
+        """One batch: contents, pre-images, intents, effects, outcomes."""
+        normalisation = self.opened.plan.head.normalisation
+        by_key = {action.key: action for action, _ in batch}
+        changes, receipts = self._changes(batch, normalisation)
+        changes, refused = self._keep_pre_images(changes, normalisation)
+        receipts += refused
+        failed = any(self._failure(by_key[receipt.key], receipt) for receipt in receipts)
+        if changes and (self.run.keep_going or not failed):
+
+            def intend(ready: Sequence[Change]) -> None:
+                self.log.intents([by_key[change.key] for change in ready])
+
+            session = Session(run=self.run.run, intend=intend)
+            receipts += self.target.write(changes, normalisation, session)
+        told = [(by_key[r.key], r, self._failure(by_key[r.key], r)) for r in receipts]
+        self.log.outcomes(told)
+        for action, receipt, reason in told:
+            _count(self.outcome, action, receipt, reason)
+        done = self.outcome.written + self.outcome.already + len(self.outcome.failures)
+        total = self.opened.plan.tail.summary.writes
+        self.emit(events.Wrote(done=done, total=total, bytes=self.outcome.bytes))
+
+    def _changes(
+        self, batch: Sequence[tuple[Writing, bool]], normalisation: Normalisation
+    ) -> tuple[list[Change], list[Receipt]]:
+        """The changes of a batch, their content read from the source and checked once more."""
+        puts = [action.key for action, _ in batch if not isinstance(action, Delete)]
+        entries = dict(zip(puts, self.source.read(puts), strict=True))
+        changes: list[Change] = []
+        failures: list[Receipt] = []
+        for action, resumed in batch:
+            if isinstance(action, Delete):
+                changes.append(Remove(key=action.key, before=action.before, resumed=resumed))
+                continue
+            entry = entries[action.key]
+            current, unknown = _state(entry, normalisation)
+            if isinstance(entry, Entry) and current == needed(action):
+                before, _ = transition(action)
+                changes.append(
+                    Put(
+                        key=action.key,
+                        content=entry.content,
+                        metadata=entry.metadata,
+                        before=before,
+                        after=action.after,
+                        sidecar=entry.sidecar,
+                        resumed=resumed,
+                    )
+                )
+            else:
+                reason = f"the source changed during the run: {unknown or describe(current)}"
+                failures.append(Failed(key=action.key, reason=reason, intact=not resumed))
+        return changes, failures
+
+    def _keep_pre_images(
+        self, changes: Sequence[Change], normalisation: Normalisation
+    ) -> tuple[list[Change], list[Receipt]]:
+        """Keep what the changes will displace; those whose pre-image is durable, and the rest.
+
+        Of a change that was cut off the pre-image was kept before its intent was logged.
+        """
+        refused: dict[str, Receipt] = {}
+        fresh = [c for c in changes if c.before is not None and not c.resumed]
+        entries: list[tuple[Entry, State]] = []
+        for change, held in zip(fresh, self.target.read([c.key for c in fresh]), strict=True):
+            current, unknown = _state(held, normalisation)
+            if unknown:
+                refused[change.key] = Failed(key=change.key, reason=unknown, intact=True)
+            elif isinstance(held, Entry) and current is not None and current == change.before:
+                entries.append((held, current))
+            else:
+                refused[change.key] = Drifted(key=change.key, found=current)
+        for key, reason in self.backup.keep(entries, self.run.run).items():
+            refused[key] = Failed(key=key, reason=reason, intact=True)
+        for change in changes:
+            before = change.before if change.resumed else None
+            if before is not None and not self.backup.holds(change.key, before):
+                reason = "its pre-image is not in the backup"
+                refused[change.key] = Failed(key=change.key, reason=reason, intact=False)
+        return [c for c in changes if c.key not in refused], list(refused.values())
+
+    def _failure(self, action: Writing, receipt: Receipt) -> str | None:
+        """Why the receipt is no success; None when the entry stands as planned."""
+        before, after = transition(action)
+        match receipt:
+            case Stored(state=state):
+                return None if state == after else "the target stored something else"
+            case Removed():
+                return None if after is None else "the target removed the entry"
+            case Drifted(found=found):
+                if judge(action, found) is Verdict.DONE:
+                    return None
+                return f"changed in the target during the run: {describe(found)}"
+            case Failed(reason=reason, intact=intact):
+                if intact:
+                    return reason
+                where = ""
+                if before is not None:
+                    where = f"; as it was before, it is in {self.backup.path / action.key}.md"
+                return f"{reason}; look at this entry, it may be damaged{where}"
 
 
-def _count(outcome: Outcome, action: Writing, receipt: Receipt) -> None:
-    reason = _failure(action, receipt)
+def _count(outcome: Outcome, action: Writing, receipt: Receipt, reason: str | None) -> None:
+    if receipt.kept:
+        outcome.kept.append(receipt.kept)
     if reason is not None:
         outcome.failures.append((action.key, reason))
     elif isinstance(receipt, Drifted):
@@ -381,29 +520,17 @@ def _count(outcome: Outcome, action: Writing, receipt: Receipt) -> None:
         outcome.deleted += 1
 
 
-def _failure(action: Writing, receipt: Receipt) -> str | None:
-    """Why the receipt is no success; None when the entry stands as planned."""
-    _, after = transition(action)
-    match receipt:
-        case Stored(state=state):
-            return None if state == after else "the target stored something else"
-        case Removed():
-            return None if after is None else "the target removed the entry"
-        case Drifted(found=found):
-            if judge(action, found) is Verdict.DONE:
-                return None
-            return f"changed in the target during the run: {describe(found)}"
-        case Failed(reason=reason, intact=intact):
-            return reason if intact else f"{reason}; look at this entry, it may be damaged"
-
-
 class _Log:
-    """Writes the run's records; one durable append for each call."""
+    """Writes the run's records; one durable append for each call.
+
+    `wrote` is True from the first intent on: from then on something may have changed.
+    """
 
     def __init__(self, journal: Journal, plan: Plan, run: Run) -> None:
         self._journal = journal
         self._plan = plan
-        self._run = run
+        self.run = run
+        self.wrote = False
 
     def record(
         self,
@@ -417,20 +544,23 @@ class _Log:
         return make_record(
             event,
             plan_id=self._plan.plan_id,
-            run=self._run,
+            run=self.run,
             action=action,
             observed=observed,
             reason=reason,
             evidence=evidence,
         )
 
-    def begin(self) -> None:
-        records = []
+    def begin(self) -> Mapping[str, audit.Record]:
+        """Record the beginning; the intents of earlier runs whose outcome is not known."""
         again = any(record.event in ("started", "resumed") for record in self._journal.records)
-        records.append(self.record("resumed" if again else "started"))
-        self._journal.append(records)
+        event: audit.Event = "resumed" if again else "started"
+        self._journal.append([self.record(event, evidence=self.run.remark)])
+        return dict(self._journal.open)
 
     def refuse(self, error: BaseException, drifts: Sequence[Drift]) -> None:
+        if self._journal.broken:
+            return
         refused = self.record("refused", reason=type(error).__name__, evidence=_short(str(error)))
         found = [
             self.record("drift", reason=_short(f"{drift.side} {drift.key}: {drift.found}"))
@@ -438,14 +568,21 @@ class _Log:
         ]
         self._journal.append([*found, refused])
 
+    def kept(self, names: Sequence[str]) -> None:
+        """Record that bytes of somebody else, found where an earlier run was cut off, were kept."""
+        self._journal.append(
+            [self.record("repaired", reason="foreign bytes were kept", evidence=n) for n in names]
+        )
+
     def intents(self, actions: Sequence[Writing]) -> None:
         self._journal.append([self.record("intent", action=action) for action in actions])
+        self.wrote = True
 
-    def outcomes(self, receipts: Sequence[tuple[Writing, Receipt]]) -> None:
-        self._journal.append([self._outcome(action, receipt) for action, receipt in receipts])
+    def outcomes(self, receipts: Sequence[tuple[Writing, Receipt, str | None]]) -> None:
+        self._journal.append([self._outcome(*told) for told in receipts])
 
-    def _outcome(self, action: Writing, receipt: Receipt) -> audit.Record:
-        reason = _failure(action, receipt)
+    def _outcome(self, action: Writing, receipt: Receipt, reason: str | None) -> audit.Record:
+        evidence = "read-back"
         match receipt:
             case Stored(state=state):
                 event: audit.Event = "done" if reason is None else "failed"
@@ -454,17 +591,22 @@ class _Log:
                 event, observed = "done" if reason is None else "failed", None
             case Drifted(found=found):
                 event, observed = "done" if reason is None else "drift", found
-            case Failed():
+            case Failed(intact=intact):
                 event, observed = "failed", None
+                evidence = "read-back" if intact else UNVERIFIED
+        if receipt.kept:
+            reason = f"{reason or 'somebody else wrote meanwhile'}; kept as {receipt.kept}"
         return self.record(
             event,
             action=action,
             observed=observed,
             reason=_short(reason or ""),
-            evidence="read-back",
+            evidence=evidence,
         )
 
     def end(self, outcome: Outcome) -> None:
+        if self._journal.broken:
+            return  # the outcome says so; the next run finds the log as far as it got
         numbers = (
             f"created {outcome.created}, overwritten {outcome.overwritten}, deleted "
             f"{outcome.deleted}, already done {outcome.already}, failed {len(outcome.failures)}, "

@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from hdev_memory.backends.base import Secret, Where
@@ -25,6 +25,9 @@ PROJECT_FILE = "hdev.toml"
 USER_FILE = Path(".hdev") / "config.yaml"
 DEFAULT_STORE = Path(".hdev") / "memory"
 DEFAULT_TIMEOUT = 30.0
+DEFAULT_HANDSHAKE = 1.5
+"""Seconds, both requests together: with the start of the program, that is under two. A configured
+timeout stands for the handshake as well."""
 
 _KEY_FORMS = ("api_key", "api_key_env", "api_key_file", "api_key_command")
 _S3 = ("bucket", "region", "access_key_id", "secret_access_key", "endpoint_url")
@@ -93,10 +96,14 @@ def _read(path: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except UnicodeDecodeError:
-        raise ConfigError("A configuration file is not UTF-8.", why=f"{path}.") from None
+        raise ConfigError(
+            "A configuration file is not UTF-8.", why=f"{path}.", hint="Save it as UTF-8."
+        ) from None
     except OSError as error:
         raise ConfigError(
-            "A configuration file cannot be read.", why=f"{path}: {error.strerror}."
+            "A configuration file cannot be read.",
+            why=f"{path}: {error.strerror}.",
+            hint="Let this user read it, or remove it.",
         ) from None
 
 
@@ -115,7 +122,7 @@ def _wrong(path: Path, line: int | None, key: str, why: str) -> ConfigError:
     return ConfigError(
         "A configuration file is wrong.",
         why=f"{place}: {about}.",
-        hint="Correct that line; `hdev config check` looks at everything.",
+        hint="Correct that line, then run `hdev config check`.",
     )
 
 
@@ -358,8 +365,9 @@ def environ_key(environ: Mapping[str, str], variable: str) -> Value | None:
 def _key_from_file(path: Path, origin: str) -> str:
     try:
         key = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
-    except (OSError, UnicodeDecodeError):
-        raise _no_key("The file with a key cannot be read.", origin) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise _no_key("The file with a key cannot be read.", origin, f"{path}: {reason}.") from None
     return _key(key, origin)
 
 
@@ -374,8 +382,16 @@ def _key_from_command(command: str, origin: str) -> str:
             check=True,
         )
         key = done.stdout.decode().partition("\n")[0]
-    except (OSError, ValueError, subprocess.SubprocessError):
-        raise _no_key("The command that gives a key has failed.", origin) from None
+    except subprocess.CalledProcessError as error:
+        why = f"It ended with status {error.returncode}."
+        raise _no_key("The command that gives a key has failed.", origin, why) from None
+    except subprocess.TimeoutExpired:
+        why = "It did not end within 30 seconds."
+        raise _no_key("The command that gives a key has failed.", origin, why) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no command"
+        why = f"It cannot be run: {reason}."
+        raise _no_key("The command that gives a key has failed.", origin, why) from None
     return _key(key, origin)
 
 
@@ -385,9 +401,11 @@ def _key(key: str, origin: str) -> str:
     return key
 
 
-def _no_key(what: str, origin: str) -> ConfigError:
+def _no_key(what: str, origin: str, why: str = "") -> ConfigError:
     return ConfigError(
-        what, why=f"It is named in {origin}.", hint="`hdev config check` tells more."
+        what,
+        why=f"{why} It is named in {origin}.".strip(),
+        hint="Correct it there, then run `hdev config check`.",
     )
 
 
@@ -419,7 +437,7 @@ def _bad_value(name: str, value: Value, why: str) -> ConfigError:
     return ConfigError(
         "A setting is wrong.",
         why=f"{value.origin}: `{name}` {why}.",
-        hint="Correct it; `hdev config show` tells where each value comes from.",
+        hint="Correct it there, then run `hdev config check`.",
     )
 
 
@@ -479,8 +497,12 @@ def resolve(
     *,
     shared_api_key: Secret | None = None,
     insecure_http: bool = False,
+    parallelism: int | None = None,
+    durability: Literal["full", "none"] = "full",
 ) -> Resolved:
     """Both ends, with the key that belongs to each. Raises UsageError.
+
+    `durability` is about the target; `none` is a usage error where that is a server.
 
     A source that is not given is the local folder, whatever `memory.backend` says: that is what
     "migrate to your configured server" means. A target must be given.
@@ -496,6 +518,12 @@ def resolve(
     warnings: list[str] = []
     ends = {"source": source, "target": target}
     places = {side: _place(flags, side, settings) for side, flags in ends.items()}
+    if durability == "none" and places["target"].kind == "http":
+        raise UsageError(
+            "--durability none says nothing for a server.",
+            why="How durably a server writes is its own affair.",
+            hint="Leave --durability out.",
+        )
     own = {side: _own_key(side, flags, places[side], settings) for side, flags in ends.items()}
     keys = _shared_keys(places, own, shared_api_key, warnings)
     for side, place in places.items():
@@ -507,7 +535,10 @@ def resolve(
                 kind=place.kind,
                 location=place.location,
                 key=keys[side],
-                timeout=_timeout(place, settings),
+                timeout=_timeout(place, settings) or DEFAULT_TIMEOUT,
+                handshake=_timeout(place, settings) or DEFAULT_HANDSHAKE,
+                parallelism=parallelism,
+                durability=durability if side == "target" else "full",
                 insecure_http=insecure_http,
             ),
             label=_label(place),
@@ -574,11 +605,11 @@ def _origin(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or default
 
 
-def _timeout(place: _Place, settings: Settings) -> float:
+def _timeout(place: _Place, settings: Settings) -> float | None:
+    """The seconds that somebody configured for this end, if anybody did."""
     text = place.environment.timeout if place.environment is not None else None
     text = text or settings.get("http.timeout")
-    seconds = _seconds(text) if text is not None else None
-    return seconds if seconds is not None else DEFAULT_TIMEOUT
+    return _seconds(text) if text is not None else None
 
 
 def _place(flags: EndFlags, side: str, settings: Settings) -> _Place:

@@ -7,17 +7,28 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Literal, Self
 
 import msgspec
 
 from hdev_memory import durable
+from hdev_memory.backends.base import (
+    EVERYTHING,
+    Drifted,
+    Failed,
+    Put,
+    Session,
+    Stored,
+    Unknown,
+    state_of,
+)
+from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.core import audit
 from hdev_memory.core.diff import AnyAction
-from hdev_memory.core.entry import Value
+from hdev_memory.core.entry import Entry, EntryState, Normalisation, State, Value
 from hdev_memory.core.plan import (
     MAX_LINE_BYTES,
     Head,
@@ -27,13 +38,15 @@ from hdev_memory.core.plan import (
     decode,
     plan_id,
 )
-from hdev_memory.errors import AuditError, HdevError, LockedError, PlanError
+from hdev_memory.errors import AuditError, HdevError, LockedError, PlanError, StoreError
 
 PLAN = "plan.json"
 REVIEW = "review.md"
 AUDIT = "audit.jsonl"
 RECEIPT = "receipt.json"
 LOCK = ".lock"
+BACKUP = "backup"
+"""A folder store of its own: every entry as it was before the plan changed it."""
 
 _SPOOL_BYTES = 32 * 1024 * 1024
 
@@ -132,26 +145,29 @@ def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], st
     except OSError as error:
         _unmake(made)
         raise _not_written(folder, error) from None
+    opened: OpenPlan | None = None
     try:
-        with (draft / PLAN).open("wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        with OpenPlan(draft) as opened:
-            durable.write_whole(draft / REVIEW, review(opened).encode())
+        durable.write_stream(draft / PLAN, iter(lines))
+        opened = OpenPlan(draft)
+        durable.write_whole(draft / REVIEW, review(opened).encode())
         durable.write_whole(draft / ".gitignore", b"backup/\n.lock\n")
         (draft / "approvals").mkdir()
         draft.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a plan is there to be shared
-        os.rename(draft, folder)
+        with durable.opened_folder(draft) as inside:
+            durable.disk.sync(inside)
         with durable.opened_folder(folder.parent) as parent:
-            durable.sync_folder(parent)
+            durable.disk.replace(parent, draft.name, folder.name)
+            durable.disk.sync(parent)
     except BaseException as error:
+        if opened is not None:
+            opened.close()
         shutil.rmtree(draft, ignore_errors=True)
         _unmake(made)
         if isinstance(error, OSError):
             raise _not_written(folder, error) from None
         raise
-    return OpenPlan(folder)
+    opened.folder = folder  # its bytes were checked as they lie on disk; the rename moved them
+    return opened
 
 
 def _unmake(made: Iterable[Path]) -> None:
@@ -171,7 +187,7 @@ def _not_written(folder: Path, error: OSError) -> HdevError:
     return HdevError(
         "The plan cannot be written.",
         why=f"{folder}: {error.strerror}.",
-        hint="Choose a folder that you may write to with -o.",
+        hint="Run it where you may write, or give `hdev plan` another folder with -o.",
     )
 
 
@@ -184,7 +200,10 @@ def free_name(plans: Path, stem: str) -> Path:
 
 
 class Receipt(Value, frozen=True):
-    """What a run came to, and the head of the log behind it: the anchor of `audit verify`."""
+    """What a run came to, and the head of the log behind it: the anchor of `audit verify`.
+
+    `durability` is `none` where the run was told not to sync what it wrote into the target.
+    """
 
     format: str
     plan: str
@@ -195,6 +214,7 @@ class Receipt(Value, frozen=True):
     time: str
     counts: dict[str, int]
     head: audit.Headmark
+    durability: Literal["full", "none"] = "full"
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
@@ -211,8 +231,16 @@ def read_receipt(path: Path) -> Receipt:
         raise AuditError("The receipt cannot be read.", why=f"{path}: {reason}.") from None
 
 
+UNVERIFIED = "unverified"
+"""The evidence of a failure after which nothing is known of the entry: its intent stays open."""
+
+
 class Journal:
-    """The audit log of one plan, open for appending; the file is the journal of apply as well."""
+    """The audit log of one plan, open for appending; the file is the journal of apply as well.
+
+    records   the beginnings and ends of earlier runs
+    open      key -> the intent of a change whose outcome is not known
+    """
 
     def __init__(self, folder: Path) -> None:
         """Check the whole chain, then stand ready at its end.
@@ -221,12 +249,18 @@ class Journal:
         `audit.jsonl.torn-N`. Raises AuditError for any earlier damage.
         """
         self._path = folder / AUDIT
+        self._broken = False
         self.records: list[audit.Record] = []
+        self.open: dict[str, audit.Record] = {}
         self.torn = ""
+        new = not self._path.exists()
         self._descriptor = os.open(
             self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
         )
         try:
+            if new:  # its name is to survive as well as its lines
+                with durable.opened_folder(folder) as above:
+                    durable.disk.sync(above)
             self.head = self._check()
         except BaseException:
             os.close(self._descriptor)
@@ -245,29 +279,66 @@ class Journal:
             file.seek(0)
             for record, behind in audit.verify(iter(file.readline, b"")):
                 head = behind
-                if record.event in ("started", "resumed", "finished", "stopped", "planned"):
-                    self.records.append(record)
+                self._note(record)
         return head
+
+    def _note(self, record: audit.Record) -> None:
+        match record.event:
+            case "started" | "resumed" | "finished" | "stopped" | "planned":
+                self.records.append(record)
+            case "intent":
+                self.open[record.key] = record
+            case "done" | "drift":
+                self.open.pop(record.key, None)
+            case "failed" if record.evidence != UNVERIFIED:
+                self.open.pop(record.key, None)
 
     def _cut(self, whole: int, torn: bytes) -> None:
         number = 1
         while (aside := self._path.with_name(f"{AUDIT}.torn-{number}")).exists():
             number += 1
         durable.write_whole(aside, torn)
-        os.ftruncate(self._descriptor, whole)
-        os.fsync(self._descriptor)
+        durable.disk.truncate(self._descriptor, whole)
+        durable.disk.sync(self._descriptor)
         self.torn = aside.name
 
+    @property
+    def broken(self) -> bool:
+        """Whether an append has failed, so that nothing more can be recorded by this process."""
+        return self._broken
+
     def append(self, records: Iterable[audit.Record]) -> None:
-        """Chain the records to the log, in one durable write."""
+        """Chain the records to the log, in one durable write.
+
+        Raises StoreError when that fails; whether the records are there is not known then, and
+        nothing more can be appended.
+        """
         lines = []
         head = self.head
+        chained = []
         for record in records:
             line, head = audit.link(record, head)
             lines.append(line)
-        if lines:
+            chained.append(record)
+        if not lines:
+            return
+        if self._broken:
+            raise StoreError("The audit log could not be written before; it is not tried again.")
+        try:
             durable.append(self._descriptor, b"".join(lines))
-            self.head = head
+        except OSError as error:
+            self._broken = True
+            raise StoreError(
+                "The audit log cannot be written.",
+                why=f"{self._path}: {error.strerror}.",
+                hint="Make room or give access, then run the command again.",
+            ) from None
+        except BaseException:  # a signal: part of it may be there
+            self._broken = True
+            raise
+        self.head = head
+        for record in chained:
+            self._note(record)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -282,6 +353,140 @@ class Journal:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Backup:
+    """The pre-images of a plan: a folder store of every entry as it was before it was changed."""
+
+    def __init__(self, folder: Path, normalisation: Normalisation) -> None:
+        self.path = folder / BACKUP
+        self._normalisation = normalisation
+        self._store = FilesystemBackend(str(self.path), must_exist=False)
+
+    def keep(self, entries: Sequence[tuple[Entry, State]], run: str) -> dict[str, str]:
+        """Make these entries durable here, and say for each key why that was not possible.
+
+        An entry that an earlier run has kept stays as it is.
+        """
+        changes = [
+            Put(
+                key=entry.key,
+                content=entry.content,
+                metadata=entry.metadata,
+                before=None,
+                after=state,
+                sidecar=entry.sidecar,
+            )
+            for entry, state in entries
+        ]
+        if not changes:
+            return {}
+        failed: dict[str, str] = {}
+        wanted = {change.key: change.after for change in changes}
+        for receipt in self._store.write(changes, self._normalisation, Session(run=run)):
+            match receipt:
+                case Stored():
+                    pass
+                case Drifted(key=key, found=found) if found == wanted[key]:
+                    pass
+                case Failed(key=key, reason=reason):
+                    failed[key] = f"its pre-image cannot be kept: {reason}"
+                case _:
+                    failed[receipt.key] = "another pre-image of it is there already"
+        return failed
+
+    def prepare(self) -> None:
+        """Make the folder, so that a rollback finds it even where nothing had to be kept."""
+        try:
+            durable.make_folders(self.path)
+        except OSError as error:
+            raise StoreError(
+                "The folder for pre-images cannot be made, and nothing is overwritten without.",
+                why=f"{self.path}: {error.strerror}.",
+                hint="Make room or give access, then run the command again.",
+            ) from None
+
+    def holds(self, key: str, state: State) -> bool:
+        """Whether the pre-image of this entry is here, and is what it must be."""
+        (found,) = self._store.read([key])
+        try:
+            return state_of(found, self._normalisation) == state
+        except Unknown:
+            return False
+
+    def tidy(self, runs: Iterable[str], keys: Iterable[str]) -> None:
+        """Remove what earlier runs have staged here and not finished."""
+        self._store.tidy(runs, keys, {}, self._normalisation)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Kept(Value, frozen=True):
+    """The pre-images of one plan. `finished` is when its last run ended well; empty when it did
+    not, or has not ended."""
+
+    folder: str
+    entries: int
+    bytes: int
+    finished: str
+
+
+def with_backups(place: Path) -> Iterator[Path]:
+    """The folders of plans that keep pre-images: `place` itself, or those in it, sorted."""
+    if (place / PLAN).is_file():
+        folders = [place]
+    else:
+        folders = sorted(path.parent for path in place.glob(f"*/{PLAN}"))
+    yield from (folder for folder in folders if (folder / BACKUP).is_dir())
+
+
+def kept(opened: OpenPlan) -> Kept:
+    """What a plan keeps. Raises AuditError for a damaged log."""
+    size = 0
+    entries = 0
+    normalisation = opened.plan.head.normalisation
+    with FilesystemBackend(str(opened.folder / BACKUP), must_exist=True) as store:
+        for found in store.snapshot(EVERYTHING, normalisation):
+            entries += 1
+            size += found.state.bytes if isinstance(found, EntryState) else 0
+    return Kept(
+        folder=str(opened.folder),
+        entries=entries,
+        bytes=size,
+        finished=finished(record for record, _ in read_audit(opened.folder)),
+    )
+
+
+def finished(records: Iterable[audit.Record]) -> str:
+    """When the last run ended well; empty when it did not, or has not ended."""
+    runs = ("started", "resumed", "finished", "stopped")
+    last = None
+    for record in records:
+        if record.event in runs:
+            last = record
+    return last.time if last is not None and last.event == "finished" else ""
+
+
+def prune(folder: Path) -> None:
+    """Remove the pre-images of a plan. Raises HdevError where that is not possible."""
+    try:
+        shutil.rmtree(folder / BACKUP)
+    except OSError as error:
+        raise HdevError(
+            "The pre-images cannot be removed.", why=f"{error.filename}: {error.strerror}."
+        ) from None
 
 
 def read_audit(folder: Path) -> Iterator[tuple[audit.Record, audit.Headmark]]:

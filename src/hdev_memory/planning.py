@@ -35,7 +35,9 @@ _EVERY = 500
 class Request:
     """What a plan is made from, beside the two ends.
 
-    `home` is replaced by `~` in recorded paths, so that a plan names no person's folder.
+    `home` is replaced by `~` in recorded paths, so that a plan names no person's folder. The rest
+    is for plans from narrowed readers: findings that are known beforehand, how many entries of the
+    target are not looked at, and whether a mass of deletes is refused.
     """
 
     options: Options
@@ -43,6 +45,9 @@ class Request:
     target_label: str
     provenance: Provenance
     home: str
+    findings: tuple[Finding, ...] = ()
+    elsewhere: int = 0
+    guarded: bool = True
 
 
 def plan(
@@ -71,7 +76,7 @@ def plan(
     )
     ours = _Counted(source, "source", emit)
     theirs = _Counted(target, "target", emit)
-    collector = _Collector(normalisation)
+    collector = _Collector(normalisation, request.elsewhere)
     outcomes = diff(
         ours.snapshot(scope, normalisation),
         theirs.snapshot(scope, normalisation),
@@ -82,11 +87,12 @@ def plan(
     def tail() -> Tail:
         refuse_same_store(source, target)  # a snapshot may have met the other's store below it
         summary = collector.summary(ignored=source.ignored)
-        guard_deletes(summary, theirs.entries, options.max_delete)
+        if request.guarded:
+            guard_deletes(summary, theirs.entries, options.max_delete)
         return Tail(
             unchanged=collector.unchanged.result(),
             summary=summary,
-            findings=_findings(head, summary),
+            findings=request.findings + _findings(head, summary),
             effect=collector.tally.effect(normalisation),
             provenance=request.provenance,
         )
@@ -97,11 +103,11 @@ def plan(
 class _Collector:
     """Lets the actions through, and counts what goes by."""
 
-    def __init__(self, normalisation: Normalisation) -> None:
+    def __init__(self, normalisation: Normalisation, elsewhere: int) -> None:
         self.tally = Tally()
         self.unchanged = UnchangedDigest()
         self._normalisation = normalisation
-        self._target_only = 0
+        self._target_only = elsewhere
 
     def actions(
         self, outcomes: Iterable[AnyAction | Unchanged | TargetOnly]
@@ -279,5 +285,6 @@ def _findings(head: Head, summary: Summary) -> tuple[Finding, ...]:
             )
         )
     if summary.blocked:
-        texts.append(("blocked", f"{summary.blocked} entries are blocked and will not be copied."))
+        are = "entry is" if summary.blocked == 1 else "entries are"
+        texts.append(("blocked", f"{summary.blocked} {are} blocked and will not be copied."))
     return tuple(Finding(rule=rule, level="advisory", key=None, text=text) for rule, text in texts)

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -181,3 +183,87 @@ def test_refusals_are_reported_in_the_words_that_users_know(status, reason):
         (receipt,) = backend.write([change], NORMAL)
 
     assert receipt == Failed(key="a", reason=reason, intact=True)
+
+
+@contextlib.contextmanager
+def slow(speak):
+    """A server that runs `speak(connection)` for each connection, until it is told to end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept():
+            with contextlib.suppress(OSError):  # the listener is closed, or the client has gone
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        speak(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def never(connection):
+    """Take the request, and wait until the other side gives up."""
+    while connection.recv(4096):
+        pass
+
+
+def drip(connection):
+    """An answer of which one byte comes every hundredth of a second: no single wait is long."""
+    connection.settimeout(0.01)
+    with contextlib.suppress(OSError):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+        while True:
+            connection.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                if not connection.recv(4096):
+                    return
+
+
+@pytest.mark.parametrize("speak", [never, drip])
+def test_opening_gives_up_after_the_time_for_the_handshake_and_not_for_a_request(speak):
+    begin = time.monotonic()
+    with (
+        slow(speak) as url,
+        pytest.raises(BackendError, match=r"within 0\.2 seconds") as caught,
+    ):
+        HttpBackend(Where("http", url, timeout=30, handshake=0.2))
+
+    assert time.monotonic() - begin < 10
+    assert "HDEV_MEMORY_HTTP_TIMEOUT" in caught.value.hint
+
+
+def test_both_requests_of_the_handshake_share_its_time():
+    """Each alone would be soon enough."""
+
+    def answer(method, path):
+        time.sleep(0.2)
+        return (200, HEALTH, {}) if "health" in path else (200, TREE, {})
+
+    with serving(answer) as url, pytest.raises(BackendError, match=r"within 0\.3 seconds"):
+        HttpBackend(Where("http", url, handshake=0.3))
+
+
+def test_parallelism_is_the_number_of_connections():
+    most, now, guard, full = 0, 0, threading.Lock(), threading.Barrier(3, timeout=10)
+    base = existing({"tree": {**TREE, "items": {f"k{n}": {} for n in range(9)}}})
+
+    def answer(method, path):
+        nonlocal most, now
+        if "/entry/k" in path:
+            with guard:
+                now += 1
+                most = max(most, now)
+            full.wait()  # goes on once three are here at the same time
+            with guard:
+                now -= 1
+        return base(method, path)
+
+    with serving(answer) as url, HttpBackend(Where("http", url, parallelism=3)) as backend:
+        list(backend.snapshot(EVERYTHING, NORMAL))
+
+    assert most == 3

@@ -159,7 +159,7 @@ def test_all_drift_is_reported_at_once(hdev, work):
         DRIFTS[kind](work)
     result = hdev("apply", "p", "--json")
 
-    assert {(d["side"], d["key"]) for d in result.json["drift"]} == {
+    assert {(d["side"], d["key"]) for d in result.lines("drift")} == {
         ("source", "new"),
         ("target", "changed"),
         ("target", "gone"),
@@ -280,7 +280,7 @@ def test_an_apply_that_failed_for_an_entry_goes_on_when_told_to(hdev, work, tmp_
     assert (stopped.status, going.status, done.status) == (4, 4, 0), done.err
     assert "Failed: large: Content too large for target backend" in stopped.err
     assert "hdev apply p" in stopped.out
-    assert [failed["key"] for failed in going.json["failures"]] == ["large"]
+    assert [failed["key"] for failed in going.lines("failed")] == ["large"]
     assert "1 created" in done.out
     assert "already done" in done.out
 
@@ -488,7 +488,7 @@ def test_json_of_plan_apply_and_verify(hdev, work):
     assert planned["plan_id"] == applied["plan_id"]
     assert planned["summary"]["create"] == applied["counts"]["created"] == 2
     assert applied["result"] == "finished"
-    assert (verified["as_planned"], verified["differ"]) == (5, [])
+    assert (verified["as_planned"], verified["differ"]) == (5, 0)
 
 
 def test_plans_without_a_name_get_one_each(hdev, work):

@@ -22,10 +22,10 @@ A *reader* can look and nothing else; planning gets only that, so planning canno
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NoReturn, Protocol, Self
+from typing import Literal, NoReturn, Protocol, Self
 
 import pathspec
 
@@ -91,6 +91,9 @@ class Where:
     location   a path for `filesystem`, an absolute http(s) URL for `http`, a name for `ephemeral`
     key        for `http` only
     timeout    seconds that one request may take
+    handshake  seconds that opening a server may take, all its requests together
+    parallelism     connections to one server; None leaves it to the backend
+    durability      `none` gives up the syncing of a folder's files, for targets to be thrown away
     insecure_http   allow a key to travel over plain http to another machine
     """
 
@@ -98,6 +101,9 @@ class Where:
     location: str
     key: Secret | None = None
     timeout: float = 30.0
+    handshake: float = 1.5
+    parallelism: int | None = None
+    durability: Literal["full", "none"] = "full"
     insecure_http: bool = False
 
 
@@ -152,6 +158,9 @@ class Remove(Value, frozen=True):
 
 
 Change = Put | Remove
+
+Transition = tuple[State | None, State | None]
+"""The states before and after a change; None is absence."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +276,11 @@ class Reader(Protocol):
 class Backend(Reader, Protocol):
     """A reader that can also write."""
 
+    @property
+    def batch(self) -> int:
+        """How many changes are best given to `write` at once; the unit of group commit."""
+        ...
+
     def write(
         self,
         batch: Sequence[Change],
@@ -286,12 +300,17 @@ class Backend(Reader, Protocol):
         ...
 
     def tidy(
-        self, runs: Iterable[str], changes: Iterable[Change], normalisation: Normalisation
+        self,
+        runs: Iterable[str],
+        keys: Iterable[str],
+        cut_off: Mapping[str, Transition],
+        normalisation: Normalisation,
     ) -> Sequence[str]:
-        """Remove what earlier runs of these names left in the folders of these changes.
+        """Remove what earlier runs of these names left in the folders of these keys.
 
-        Only bytes that a change would write or was to displace are removed; anything else is set
-        aside, and the names under which it is kept are returned.
+        Of the changes that were cut off only bytes that they would write or were to displace are
+        removed; anything else is set aside, and the names under which it is kept are returned.
+        What stands of those changes is made durable.
         """
         ...
 
@@ -324,8 +343,14 @@ class Closing:
 class Whole(Closing):
     """What a store answers that keeps no files of ours: it stages nothing, and has no locks."""
 
+    batch = BATCH
+
     def tidy(
-        self, runs: Iterable[str], changes: Iterable[Change], normalisation: Normalisation
+        self,
+        runs: Iterable[str],
+        keys: Iterable[str],
+        cut_off: Mapping[str, Transition],
+        normalisation: Normalisation,
     ) -> Sequence[str]:
         return ()
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,22 +20,28 @@ from hdev_memory import durable
 from hdev_memory.backends.base import (
     EVERYTHING,
     MAX_ENTRY_BYTES,
-    PERMISSION_DENIED,
     UNATTENDED,
     Change,
-    Drifted,
+    Closing,
     Endpoint,
-    Failed,
-    Put,
     Receipt,
-    Remove,
-    Removed,
     Scope,
     Session,
-    Stored,
-    Whole,
-    parts_of,
+    Transition,
 )
+from hdev_memory.backends.filesystem_files import (
+    CONTENT,
+    FOLDER,
+    LINK,
+    METADATA,
+    Cursor,
+    NotAFile,
+    TooLarge,
+    look,
+    read_entry,
+    read_file,
+)
+from hdev_memory.backends.filesystem_write import Batch, read_parts, tidy
 from hdev_memory.core.digest import NotCanonical, decode_object
 from hdev_memory.core.entry import (
     Absent,
@@ -43,38 +49,37 @@ from hdev_memory.core.entry import (
     Entry,
     EntryState,
     InvalidKey,
-    Metadata,
     Normalisation,
     Parts,
-    State,
     Unreadable,
     check_key,
     display_name,
 )
-from hdev_memory.errors import StoreError
+from hdev_memory.errors import LockedError, StoreError
 
-CONTENT = ".md"
-METADATA = ".metadata.json"
 STORE_MARKER = ".hdev-store"
 """A file in the root of a store that a memory server keeps: `{"store": "<id>"}`."""
 
 CAPABILITIES = Capabilities(
-    cas="guarded",
+    cas="atomic",
     durability="synced",
     beside=(CONTENT + "/", METADATA + "/"),
     max_segment_bytes=255 - len(METADATA),
 )
+"""With renames that exchange two names; `guarded` where the filesystem has none."""
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_EXCHANGING = frozenset({"bcachefs", "btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
+"""Filesystems of Linux that are known to exchange names; a store is tried out when it is held."""
 
 _ENTRY, _DOWN, _REPORT = range(3)
 _Item = tuple[str, int, str, str]
 """What a folder holds: sort name, what to do with it, name on disk, reason (for _REPORT)."""
 
 
-class FilesystemBackend(Whole):
+class FilesystemBackend(Closing):
     """The store in one folder; the folder need not exist for a target."""
+
+    batch = 2048
 
     def __init__(self, location: str, *, must_exist: bool, sync: bool = True) -> None:
         """Raises StoreError when the folder is missing (for a source), is none, or is closed to us.
@@ -90,9 +95,12 @@ class FilesystemBackend(Whole):
         store = self._marker(self._root) if self._root is not None else None
         self.endpoint = Endpoint(kind="filesystem", location=location, store=store)
         self.stores = {store} if store is not None else set()
-        self.capabilities = CAPABILITIES
-        if not sync:
-            self.capabilities = msgspec.structs.replace(CAPABILITIES, durability="unknown")
+        self._proved = False
+        self.capabilities = msgspec.structs.replace(
+            CAPABILITIES,
+            cas="atomic" if _seems_to_exchange(self._path) else "guarded",
+            durability="synced" if sync else "unknown",
+        )
 
     def _open_root(self, must_exist: bool) -> int | None:
         try:
@@ -118,8 +126,8 @@ class FilesystemBackend(Whole):
     @staticmethod
     def _marker(folder: int) -> str | None:
         try:
-            text = _read_file(folder, STORE_MARKER, 1024)
-        except (OSError, _NotAFile, _TooLarge):
+            text = read_file(folder, STORE_MARKER, 1024)
+        except (OSError, NotAFile, TooLarge):
             return None
         with contextlib.suppress(NotCanonical, UnicodeDecodeError):
             store = decode_object(text.decode()).get("store")
@@ -155,7 +163,7 @@ class FilesystemBackend(Whole):
             if reason:
                 yield Unreadable(key=key, reason=reason)
                 continue
-            entry = self._read_entry(folder, key, name)
+            entry = read_entry(folder, key, name)
             match entry:
                 case Entry():
                     try:
@@ -179,7 +187,7 @@ class FilesystemBackend(Whole):
         stack: list[tuple[int, str, Iterator[_Item]]] = []
         # Opened anew, not duplicated: duplicates share the place in the listing, and two listings
         # at once (the server's threads) would each lose names to the other.
-        root = os.open(".", _FOLDER, dir_fd=self._root)
+        root = os.open(".", FOLDER, dir_fd=self._root)
         try:
             stack.append((root, "", iter(self._list(root, "", scope))))
             while stack:
@@ -211,12 +219,12 @@ class FilesystemBackend(Whole):
     def _enter(self, folder: int, name: str, prefix: str) -> int | str | None:
         """A handle on a folder below; a reason when it became a link, None when it is gone."""
         try:
-            return os.open(name, _FOLDER, dir_fd=folder)
+            return os.open(name, FOLDER, dir_fd=folder)
         except FileNotFoundError:
             return None
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                return _LINK
+                return LINK
             raise self._unlistable(prefix + name, error) from None
 
     def _unlistable(self, path: str, error: OSError) -> StoreError:
@@ -250,7 +258,7 @@ class FilesystemBackend(Whole):
                     elif name.startswith(durable.STAGED_PREFIX):
                         pass
                     elif found.is_symlink() and found.is_dir() and scope.folder(prefix + name):
-                        items.append((display_name(name) + "/", _REPORT, name, _LINK))
+                        items.append((display_name(name) + "/", _REPORT, name, LINK))
                     else:
                         self.ignored += 1
                         if name.endswith(".json"):
@@ -281,68 +289,24 @@ class FilesystemBackend(Whole):
             return (_escaped(name) + "/", _REPORT, name, f"the folder's name {error}")
         return (name + "/", _DOWN, name, "")
 
-    def _read_entry(self, folder: int, key: str, name: str) -> Entry | Absent | Unreadable:
-        try:
-            content = _read_file(folder, name + CONTENT, MAX_ENTRY_BYTES)
-        except FileNotFoundError:
-            return Absent(key=key)
-        except (OSError, _NotAFile, _TooLarge) as error:
-            return Unreadable(key=key, reason=_why(error, "its content"))
-        try:
-            content.decode()
-        except UnicodeDecodeError as error:
-            reason = f"its content is not UTF-8 (byte {error.start})"
-            return Unreadable(key=key, reason=reason)
-        try:
-            text = _read_file(folder, name + METADATA, MAX_ENTRY_BYTES)
-        except FileNotFoundError:
-            return Entry(key=key, content=content, metadata={}, note="its metadata file is missing")
-        except (OSError, _NotAFile, _TooLarge) as error:
-            return Unreadable(key=key, reason=_why(error, "its metadata"))
-        try:
-            metadata = decode_object(text.decode())
-        except UnicodeDecodeError:
-            return Unreadable(key=key, reason="its metadata is not UTF-8")
-        except NotCanonical as error:
-            return Unreadable(key=key, reason=f"its metadata {error}")
-        return Entry(key=key, content=content, metadata=metadata)
-
     def read(self, keys: Iterable[str]) -> Iterator[Entry | Absent | Unreadable]:
-        with _Cursor(self._root) as cursor:
+        with Cursor(self._root) as cursor:
             for key in keys:
-                yield self._look(cursor, key)
-
-    def _look(self, cursor: _Cursor, key: str) -> Entry | Absent | Unreadable:
-        try:
-            parent, _, name = check_key(key).rpartition("/")
-        except InvalidKey as error:
-            return Unreadable(key=display_name(key), reason=f"the key {error}")
-        try:
-            folder = cursor.go(parent)
-        except FileNotFoundError:
-            return Absent(key=key)
-        except OSError as error:
-            return Unreadable(key=key, reason=_why(error, "a folder above it"))
-        entry = self._read_entry(folder, key, name)
-        if isinstance(entry, Absent):
-            reason = _in_the_way(folder, name)
-            if reason is not None:
-                return Unreadable(key=key, reason=reason)
-        return entry
+                yield look(cursor, key)
 
     def obstacle(self, key: str) -> str | None:
-        with _Cursor(self._root) as cursor:
-            match self._look(cursor, key):
+        with Cursor(self._root) as cursor:
+            match look(cursor, key):
                 case Unreadable(reason=reason):
                     return f"target: {reason}"
                 case _:
                     return None
 
-    # Writing
-
     def parts(self, key: str, normalisation: Normalisation) -> Parts | Unreadable:
-        (found,) = self.read([key])
-        return parts_of(found, normalisation)
+        with Cursor(self._root) as cursor:
+            return read_parts(cursor, key, normalisation)
+
+    # Writing
 
     def write(
         self,
@@ -351,318 +315,73 @@ class FilesystemBackend(Whole):
         session: Session = UNATTENDED,
     ) -> Sequence[Receipt]:
         if self._root is None:
-            self._create_root()
-        with _Cursor(self._root) as cursor:
-            staged = [self._prepare(cursor, change, normalisation) for change in batch]
-            session.intend([item.change for item in staged if isinstance(item, _Staged)])
-            receipts = [
-                item if not isinstance(item, _Staged) else self._effect(cursor, item, normalisation)
-                for item in staged
-            ]
-            if self._sync:
-                cursor.sync()
-            return receipts
+            self._root = self._create_root()
+        self._prove(self._root)
+        exchanges = self.capabilities.cas == "atomic"
+        writer = Batch(self._root, normalisation, sync=self._sync, exchanges=exchanges)
+        return writer.write(batch, session)
 
-    def _create_root(self) -> None:
+    def tidy(
+        self,
+        runs: Iterable[str],
+        keys: Iterable[str],
+        cut_off: Mapping[str, Transition],
+        normalisation: Normalisation,
+    ) -> Sequence[str]:
+        if self._root is None:
+            return ()
+        return tidy(self._root, runs, keys, cut_off, normalisation, sync=self._sync)
+
+    @contextlib.contextmanager
+    def hold(self, holder: str) -> Iterator[None]:
+        """An flock on the folder; it ends with the process, and is never broken.
+
+        A store that does not exist yet cannot be held. Holding it also tries out whether its
+        filesystem exchanges names, which may lower the CAS level that the capabilities declare.
+        """
+        if self._root is None:
+            yield
+            return
+        # Opened anew: a lock belongs to the open file, and so does not keep ourselves out later.
+        held = os.open(".", FOLDER, dir_fd=self._root)
         try:
-            created = [path for path in (self._path, *self._path.parents) if not path.exists()]
-            self._path.mkdir(parents=True, exist_ok=True)
-            if self._sync:
-                for path in created:
-                    with durable.opened_folder(path.parent) as parent:
-                        durable.sync_folder(parent)
+            if not durable.try_lock(held):
+                raise LockedError(
+                    "Somebody else is writing to this memory.",
+                    why=f"A server or another apply holds the lock on {self._path}.",
+                    hint="Wait for it to end, then run the command again.",
+                )
+            self._prove(self._root)
+            yield
+        finally:
+            os.close(held)
+
+    def _prove(self, root: int) -> None:
+        if self._proved or self.capabilities.cas != "atomic":
+            return
+        try:
+            exchanges = durable.exchanges(root)
+        except OSError:
+            return  # not to be written at all: each entry will say so
+        self._proved = True
+        if not exchanges:
+            self.capabilities = msgspec.structs.replace(self.capabilities, cas="guarded")
+
+    def _create_root(self) -> int:
+        try:
+            durable.make_folders(self._path, sync=self._sync)
         except OSError as error:
             raise StoreError(
                 "The target folder cannot be created.", why=f"{self._path}: {error.strerror}."
             ) from None
-        self._root = self._open_root(must_exist=True)
-
-    def _prepare(
-        self, cursor: _Cursor, change: Change, normalisation: Normalisation
-    ) -> _Staged | Receipt:
-        """Check the precondition and stage what will be written; nothing has a name yet."""
-        refusal = self._precondition(cursor, change, normalisation)
-        if refusal is not None:
-            return refusal
-        if isinstance(change, Remove):
-            return _Staged(change, "", "")
-        try:
-            metadata = encode_metadata(change.metadata)
-        except ValueError:
-            reason = "its metadata cannot be written as JSON"
-            return Failed(key=change.key, reason=reason, intact=True)
-        parent, _, name = change.key.rpartition("/")
-        content_name = ""
-        try:
-            folder = cursor.go(parent, create=True)
-            mode = _mode(folder, name + CONTENT)
-            content_name = durable.stage(folder, change.content, mode=mode, sync=self._sync)
-            metadata_name = durable.stage(folder, metadata, mode=mode, sync=self._sync)
-        except OSError as error:
-            if content_name:
-                durable.discard(folder, content_name)
-            return Failed(key=change.key, reason=_write_reason(error), intact=True)
-        return _Staged(change, content_name, metadata_name)
-
-    def _precondition(
-        self, cursor: _Cursor, change: Change, normalisation: Normalisation
-    ) -> Drifted | Failed | None:
-        entry = self._look(cursor, change.key)
-        try:
-            found = _state_of(entry, normalisation)
-        except _Unknown as error:
-            return Failed(key=change.key, reason=str(error), intact=True)
-        if found != change.before:
-            return Drifted(key=change.key, found=found)
-        return None
-
-    def _effect(self, cursor: _Cursor, staged: _Staged, normalisation: Normalisation) -> Receipt:
-        """Look once more, give the staged files their names, and read back what stands there."""
-        change = staged.change
-        parent, _, name = change.key.rpartition("/")
-        refusal = self._precondition(cursor, change, normalisation)
-        try:
-            folder = cursor.go(parent)
-        except OSError as error:
-            return Failed(key=change.key, reason=_write_reason(error), intact=False)
-        if refusal is not None:
-            staged.discard(folder)
-            return refusal
-        reason = "what was read back differs"
-        try:
-            cursor.dirty(parent)
-            if isinstance(change, Remove):
-                os.unlink(name + CONTENT, dir_fd=folder)
-                durable.discard(folder, name + METADATA)
-            else:
-                staged.publish(folder, name)
-        except FileExistsError:
-            reason = "somebody else wrote it meanwhile"
-        except OSError as error:
-            reason = _write_reason(error)
-        finally:
-            staged.discard(folder)
-        return self._settle(cursor, change, reason, normalisation)
-
-    def _settle(
-        self, cursor: _Cursor, change: Change, reason: str, normalisation: Normalisation
-    ) -> Receipt:
-        """The receipt, decided by reading what stands there now."""
-        after = change.after if isinstance(change, Put) else None
-        try:
-            found = _state_of(self._look(cursor, change.key), normalisation)
-        except _Unknown as error:
-            return Failed(key=change.key, reason=f"{reason}; {error}", intact=False)
-        if found == after:
-            return Stored(key=change.key, state=found) if found else Removed(key=change.key)
-        return Failed(key=change.key, reason=reason, intact=found == change.before)
+        root = self._open_root(must_exist=True)
+        assert root is not None
+        return root
 
 
-class _Staged:
-    """A change whose precondition held, and the names under which its new bytes wait."""
-
-    def __init__(self, change: Change, content: str, metadata: str) -> None:
-        self.change = change
-        self._content = content
-        self._metadata = metadata
-
-    def publish(self, folder: int, name: str) -> None:
-        # The sidecar first: whoever sees the content of a new entry also finds its metadata.
-        if self.change.before is None:
-            durable.publish_new(folder, self._metadata, name + METADATA)
-            try:
-                durable.publish_new(folder, self._content, name + CONTENT)
-            except BaseException:
-                durable.discard(folder, name + METADATA)
-                raise
-        else:
-            durable.publish_over(folder, self._metadata, name + METADATA)
-            durable.publish_over(folder, self._content, name + CONTENT)
-
-    def discard(self, folder: int) -> None:
-        for staged in (self._content, self._metadata):
-            if staged:
-                durable.discard(folder, staged)
-
-
-class _Cursor:
-    """Handles on the folders along one path, reused while keys come in order.
-
-    It lives for one batch only, so that a folder moved away is not written to for long.
-    """
-
-    def __init__(self, root: int | None) -> None:
-        self._root = root
-        self._steps: list[tuple[str, int]] = []
-        self._dirty: dict[str, int] = {}
-
-    def __enter__(self) -> _Cursor:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for _, descriptor in self._steps:
-            os.close(descriptor)
-        for descriptor in self._dirty.values():
-            os.close(descriptor)
-        self._steps.clear()
-        self._dirty.clear()
-
-    def go(self, path: str, *, create: bool = False) -> int:
-        """A handle on the folder at `path` below the root, reached without following links.
-
-        Raises FileNotFoundError, or OSError for a link, a file or a closed folder on the way.
-        """
-        if self._root is None:
-            raise FileNotFoundError(errno.ENOENT, "no such folder")
-        names = path.split("/") if path else []
-        same = 0
-        while same < min(len(names), len(self._steps)) and self._steps[same][0] == names[same]:
-            same += 1
-        while len(self._steps) > same:
-            os.close(self._steps.pop()[1])
-        for depth in range(same, len(names)):
-            here = self._steps[-1][1] if self._steps else self._root
-            if create:
-                self._make(here, names, depth)
-            self._steps.append((names[depth], os.open(names[depth], _FOLDER, dir_fd=here)))
-        return self._steps[-1][1] if self._steps else self._root
-
-    def _make(self, here: int, names: list[str], depth: int) -> None:
-        try:
-            os.mkdir(names[depth], dir_fd=here)
-        except FileExistsError:
-            return
-        self._keep("/".join(names[:depth]), here)
-
-    def dirty(self, path: str) -> None:
-        """Remember that names in the folder at `path` have changed."""
-        self._keep(path, self.go(path))
-
-    def _keep(self, path: str, descriptor: int) -> None:
-        if path not in self._dirty:
-            self._dirty[path] = os.dup(descriptor)
-
-    def sync(self) -> None:
-        """Make every change of names since the start survive power loss."""
-        for descriptor in self._dirty.values():
-            durable.sync_folder(descriptor)
-
-
-class _NotAFile(Exception):
-    pass
-
-
-class _TooLarge(Exception):
-    pass
-
-
-class _Unknown(Exception):
-    pass
-
-
-_LINK = "is a symbolic link; links are not followed"
 _OLD_FORMAT = (
     "is stored in the older one-file format (.json); open it once with the tool that wrote it"
 )
-
-
-def encode_metadata(metadata: Metadata) -> bytes:
-    """The sidecar's bytes as the existing tool writes them: indented, ASCII, no final newline."""
-    import json
-
-    return json.dumps(metadata, indent=2, ensure_ascii=True, allow_nan=False).encode()
-
-
-def _read_file(folder: int, name: str, limit: int) -> bytes:
-    # O_NONBLOCK: a FIFO under an entry's name must not stop us for ever.
-    descriptor = os.open(name, _READ, dir_fd=folder)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _NotAFile
-        if status.st_size > limit:
-            raise _TooLarge
-        # One byte more than its size: a short read is the end of a regular file.
-        content = os.read(descriptor, status.st_size + 1)
-        if len(content) <= status.st_size and (content or not status.st_size):
-            return content
-        return _read_growing(descriptor, content, limit)
-    finally:
-        os.close(descriptor)
-
-
-def _read_growing(descriptor: int, content: bytes, limit: int) -> bytes:
-    """The rest of a file that grew while it was read."""
-    parts = [content]
-    size = len(content)
-    while part := os.read(descriptor, 1 << 20):
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            raise _TooLarge
-    return b"".join(parts)
-
-
-def _why(error: Exception, what: str) -> str:
-    match error:
-        case _NotAFile():
-            return f"{what} is not a regular file"
-        case _TooLarge():
-            return f"{what} is larger than {MAX_ENTRY_BYTES} bytes"
-        case OSError(errno=errno.ELOOP):
-            return f"{what} is a symbolic link; links are not followed"
-        case OSError(errno=errno.ENOTDIR):
-            return f"{what} is not a folder, or a symbolic link; links are not followed"
-        case OSError():
-            return f"{what} cannot be read: {error.strerror}"
-        case _:
-            raise error
-
-
-def _write_reason(error: OSError) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return PERMISSION_DENIED
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "No space left on target"
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return "a folder above it is a symbolic link or a file; links are not followed"
-    return f"cannot be written: {error.strerror}"
-
-
-def _state_of(entry: Entry | Absent | Unreadable, normalisation: Normalisation) -> State | None:
-    match entry:
-        case Absent():
-            return None
-        case Unreadable(reason=reason):
-            raise _Unknown(reason)
-        case Entry():
-            try:
-                return normalisation.state(entry.content, entry.metadata)
-            except NotCanonical as error:
-                raise _Unknown(f"its metadata {error}") from None
-
-
-def _in_the_way(folder: int, name: str) -> str | None:
-    """What stands under an absent entry's names and is not part of an entry."""
-    suffixes: tuple[str, ...] = (CONTENT, METADATA)
-    for suffix in suffixes:
-        try:
-            status = os.stat(name + suffix, dir_fd=folder, follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            return _why(error, "its place")
-        if suffix == METADATA and stat.S_ISREG(status.st_mode):
-            return "has metadata but no content"
-        return f"something that is no file stands where its {suffix} file must be"
-    return None
-
-
-def _mode(folder: int, name: str) -> int:
-    try:
-        return stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return 0o666
 
 
 def _entry_item(prefix: str, name: str) -> _Item:
@@ -681,7 +400,26 @@ def _escaped(name: str) -> str:
 
 def _is_old_entry(folder: int, name: str) -> bool:
     try:
-        text = _read_file(folder, name + ".json", MAX_ENTRY_BYTES)
+        text = read_file(folder, name + ".json", MAX_ENTRY_BYTES)
         return {"content", "metadata"} <= decode_object(text.decode()).keys()
-    except (OSError, _NotAFile, _TooLarge, UnicodeDecodeError, NotCanonical):
+    except (OSError, NotAFile, TooLarge, UnicodeDecodeError, NotCanonical):
         return False
+
+
+def _seems_to_exchange(path: Path) -> bool:
+    """What the kind of filesystem says of exchanging names, without writing anything."""
+    if sys.platform == "darwin":
+        return True
+    place = os.path.realpath(path)
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return False
+    kinds = {"": ""}
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        # Blanks in a mount point stand as octal escapes (proc(5)).
+        point = left.split()[4].encode().decode("unicode_escape")
+        if place == point or place.startswith(point.rstrip("/") + "/"):
+            kinds[point] = right.split()[0]
+    return kinds[max(kinds, key=len)] in _EXCHANGING

@@ -99,7 +99,7 @@ class HttpBackend(Whole):
     ignored = 0
 
     def __init__(self, where: Where, limits: Limits = LIMITS, clock: Clock = CLOCK) -> None:
-        """Shake hands. Raises BackendError, KeyRefusedError or UsageError within two seconds."""
+        """Shake hands. Raises UsageError, KeyRefusedError or BackendError, and that soon."""
         self._transport = Transport(where, limits, clock)
         self._location = where.location
         self._folders: set[str] = set()
@@ -112,8 +112,7 @@ class HttpBackend(Whole):
 
     def _handshake(self) -> None:
         try:
-            health = self._transport.request("GET", "/api/health")
-            tree = self._transport.request("GET", "/api/memory/tree?depth=0")
+            health, tree = self._transport.shake_hands("/api/health", "/api/memory/tree?depth=0")
         except RequestFailed as error:
             raise unreachable(self._location, error) from None
         if "healthy" not in health.body:

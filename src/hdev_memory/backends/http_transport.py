@@ -31,7 +31,6 @@ from hdev_memory.errors import BackendError, KeyRefusedError, UsageError
 CONNECTIONS = 8
 """Plain httpcore gets slower beyond about this many connections."""
 
-CONNECT_SECONDS = 1.5
 IDLE_SECONDS = 2.0
 """Servers close idle connections after 5 s or so; a write must not meet that moment."""
 
@@ -159,9 +158,10 @@ class _Cut(Exception):
 class _Allowance:
     """What the current request of one connection may still take."""
 
-    def __init__(self, limits: Limits, clock: Clock) -> None:
+    def __init__(self, limits: Limits, clock: Clock, connect: float) -> None:
         self._limits = limits
         self._clock = clock
+        self._connect = connect
         self._end = 0.0
         self._first: float | None = None
         self._received = 0
@@ -184,6 +184,10 @@ class _Allowance:
         if left <= 0:
             raise _Cut("the answer takes too long", again=True)
         return left
+
+    def to_connect(self) -> float:
+        """Seconds that opening a connection may take; raises _Cut when none are left."""
+        return min(self._connect, self.left())
 
     def received(self, count: int) -> None:
         """Raises _Cut when it is too much, or comes too slowly."""
@@ -221,7 +225,7 @@ class _Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        seconds = min(CONNECT_SECONDS, self._allowance.left())
+        seconds = self._allowance.to_connect()
         return _Stream(
             self._stream.start_tls(ssl_context, server_hostname, seconds), self._allowance
         )
@@ -244,7 +248,7 @@ class _Network(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        seconds = min(CONNECT_SECONDS, self._allowance.left())
+        seconds = self._allowance.to_connect()
         opened = super().connect_tcp(host, port, seconds, local_address, socket_options)
         return _Stream(opened, self._allowance)
 
@@ -252,8 +256,8 @@ class _Network(httpcore.SyncBackend):
 class _Client:
     """The connection of one thread."""
 
-    def __init__(self, limits: Limits, clock: Clock, context: SSLContext | None) -> None:
-        self.allowance = _Allowance(limits, clock)
+    def __init__(self, allowance: _Allowance, context: SSLContext | None) -> None:
+        self.allowance = allowance
         self.pool = httpcore.ConnectionPool(
             ssl_context=context,
             max_connections=1,
@@ -311,12 +315,14 @@ class Transport:
             self._headers["Authorization"] = f"Bearer {_sendable(where.key)}"
         self._context = httpcore.default_ssl_context() if url.scheme == "https" else None
         self._timeout = where.timeout
+        self._handshake = min(where.handshake, where.timeout)
+        self._connections = where.parallelism or CONNECTIONS
         self._local = threading.local()
         self._clients: list[_Client] = []
         self._guard = threading.Lock()
         self._budget = _Budget(limits)
         self._closed = threading.Event()
-        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="hdev-http")
+        self._pool = ThreadPoolExecutor(self._connections, thread_name_prefix="hdev-http")
         self.requests = 0
 
     def close(self) -> None:
@@ -329,7 +335,8 @@ class Transport:
     def _client(self) -> _Client:
         client: _Client | None = getattr(self._local, "client", None)
         if client is None:
-            client = self._local.client = _Client(self.limits, self._clock, self._context)
+            allowance = _Allowance(self.limits, self._clock, self._handshake)
+            client = self._local.client = _Client(allowance, self._context)
             with self._guard:
                 self._clients.append(client)
         return client
@@ -341,18 +348,20 @@ class Transport:
         *,
         body: Any = None,
         headers: dict[str, str] | None = None,
+        seconds: float | None = None,
     ) -> Answer:
         """One request. Raises RequestFailed, or KeyRefusedError for 401.
 
-        The whole answer has to come within the timeout and the limits. A GET follows redirects
-        within the origin; of a write a redirect is the answer.
+        The whole answer has to come within the timeout (`seconds` where it is another than that
+        of the transport) and the limits. A GET follows redirects within the origin; of a write a
+        redirect is the answer.
         """
         content = None
         sent = _encoded({**self._headers, **(headers or {})})
         if body is not None:
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
             sent.append((b"Content-Type", b"application/json"))
-        end = self._clock.now() + self._timeout
+        end = self._clock.now() + (seconds if seconds is not None else self._timeout)
         target = self._base + path
         for _ in range(self.limits.redirects + 1):
             answer = self._exchange(method, path, target, sent, content, end)
@@ -456,6 +465,32 @@ class Transport:
         outside = _STRING.sub(b"", raw)
         return sum(outside.count(mark) for mark in (b",", b"[", b"{")) > self.limits.values
 
+    def shake_hands(self, *paths: str) -> list[Answer]:
+        """The answers to the first reads, which share their time; raises as `request`.
+
+        They run in a thread that is left behind when the time is up: the look-up of a name knows
+        no timeout of its own.
+        """
+        outcome: list[list[Answer] | BaseException] = []
+        longer = self._handshake + 1  # so that the thread left behind ends soon as well
+
+        def run() -> None:
+            try:
+                outcome.append([self.request("GET", path, seconds=longer) for path in paths])
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                outcome.append(error)
+
+        thread = threading.Thread(target=run, name="hdev-handshake", daemon=True)
+        thread.start()
+        thread.join(self._handshake)
+        if not outcome:
+            raise RequestFailed(
+                f"HTTP request failed: no answer within {self._handshake:g} seconds", again=True
+            )
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
     def get(self, path: str) -> Answer:
         """A read, tried again where that can help, as long as the budget lasts.
 
@@ -499,7 +534,7 @@ class Transport:
         try:
             for item in items:
                 waiting.append(self._pool.submit(call, item))
-                if len(waiting) >= CONNECTIONS * 4:
+                if len(waiting) >= self._connections * 4:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -577,7 +612,8 @@ def unreachable(location: str, error: RequestFailed) -> BackendError:
         return BackendError(
             "The memory server cannot be reached.",
             why=f"{error}.",
-            hint=f"Check that {location} is right and that the server runs.",
+            hint=f"Check that {location} is right and that the server runs. If it is only slow, "
+            "give it longer with HDEV_MEMORY_HTTP_TIMEOUT, in seconds.",
         )
     return BackendError(
         "The memory server gives no answer that can be used.",

@@ -25,18 +25,25 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show:show", "Show a plan for review."),
     "apply": ("apply:apply", "Carry out exactly a plan, if nothing has drifted."),
     "verify": ("verify:verify", "Re-read the target and compare it with a plan."),
+    "rollback": ("rollback:rollback", "Write a plan that undoes another one."),
     "audit verify": ("audit:audit_verify", "Check the audit log of a plan."),
     "audit show": ("audit:audit_show", "Show the audit log of a plan as a timeline."),
     "migrate-memory": ("migrate_memory:migrate_memory", "Plan and apply in one step."),
     "memory-server": ("memory_server:memory_server", "Serve a memory over HTTP."),
     "session": ("session:session", "Take !migrate_memory commands from a prompt or a pipe."),
+    "backups list": ("backups:backups_list", "List the pre-images that plans have kept."),
+    "backups prune": ("backups:backups_prune", "Remove pre-images of finished plans."),
     "config show": ("config:config_show", "Show each setting and where it comes from."),
     "config check": ("config:config_check", "Check the configuration."),
     "demo": ("demo:demo", "Show the whole workflow on a throw-away example."),
 }
-"""Command -> (module:function, help line), in the order of `hdev --help`."""
+"""Command -> (module:function, help line); `hdev --help` lists groups behind the others."""
 
-GROUPS = {"audit": "Check and show audit logs.", "config": "Look at the configuration."}
+GROUPS = {
+    "audit": "Check and show audit logs.",
+    "backups": "List and remove pre-images.",
+    "config": "Look at the configuration.",
+}
 
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
@@ -55,7 +62,7 @@ def _root(
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Plan, review, approve, apply and audit migrations of AI-agent memory."""
+    """Plan, review, apply and audit migrations of AI-agent memory."""
 
 
 def build(argv: Sequence[str]) -> typer.Typer:
@@ -82,7 +89,8 @@ def build(argv: Sequence[str]) -> typer.Typer:
             parent = groups[group]
         used = everything or " ".join(words).startswith(name) or words[:1] == [group]
         function = _load(place) if used else _placeholder
-        parent.command(inner, help=None if used else text, context_settings=_HELP_NAMES)(function)
+        told = _paragraphs(function.__doc__ or "") if used else text
+        parent.command(inner, help=told, context_settings=_HELP_NAMES)(function)
     return app
 
 
@@ -90,6 +98,14 @@ def _load(place: str) -> Callable[..., Any]:
     module, _, function = place.partition(":")
     found: Callable[..., Any] = getattr(import_module(f"hdev_memory.cli.{module}"), function)
     return found
+
+
+def _paragraphs(docstring: str) -> str:
+    """A docstring with each paragraph on one line, for Typer to wrap: it keeps line breaks."""
+    import inspect
+
+    parts = inspect.cleandoc(docstring).split("\n\n")
+    return "\n\n".join(" ".join(part.split()) for part in parts)
 
 
 def _placeholder() -> None:
@@ -152,15 +168,17 @@ def _bug(error: Exception) -> int:
         import traceback
 
         traceback.print_exception(error)
-    # Its text stays out: it may quote what was being read.
-    show_error(
-        HdevError(
-            "hdev-memory has met a bug in itself.",
-            why=f"{type(error).__name__}.",
-            hint="Run it again with HDEV_DEBUG=1 for the traceback, and report it.",
-        )
-    )
+    show_error(bug(error))
     return 1
+
+
+def bug(error: Exception) -> HdevError:
+    """What to say of an unexpected exception; its text stays out, it may quote what was read."""
+    return HdevError(
+        "hdev-memory has met a bug in itself.",
+        why=f"{type(error).__name__}.",
+        hint="Run it again with HDEV_DEBUG=1 for the traceback, and report it.",
+    )
 
 
 def show_interrupt() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,7 +24,22 @@ def apply(
     source_api_key: flags.SourceApiKey = None,
     target_api_key: flags.TargetApiKey = None,
     insecure_http: flags.InsecureHttp = False,
+    parallelism: flags.Parallelism = None,
+    lock_timeout: Annotated[
+        str,
+        typer.Option(
+            "--lock-timeout", metavar="SPAN", help="Wait so long for another apply: 30s, 5m or 0."
+        ),
+    ] = "0",
+    durability: Annotated[
+        Literal["full", "none"],
+        typer.Option(
+            "--durability",
+            help="none: do not sync a folder that may be lost; it is recorded with the run.",
+        ),
+    ] = "full",
     json: flags.Json = False,
+    json_into: flags.JsonInto = None,
 ) -> int:
     """Carry out exactly PLAN, if neither end has drifted; run it again to resume.
 
@@ -35,13 +50,15 @@ def apply(
 
     from hdev_memory import apply as engine
     from hdev_memory import plandir
-    from hdev_memory.cli import context, steps
+    from hdev_memory.cli import context, eventlines, steps
     from hdev_memory.config import EndFlags, resolve
 
     with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(eventlines.told(json=json, into=json_into))
+        wait = steps.parse_wait(lock_timeout)
         opened = stack.enter_context(plandir.load(plan))
         steps.check_expected(opened, expect)
-        journal = stack.enter_context(steps.held(opened))
+        journal = stack.enter_context(steps.held(opened, wait=wait))
         shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
         settings = context.settings()
         source, target = steps.ends_of(
@@ -51,18 +68,44 @@ def apply(
             EndFlags(path=target_path, url=target_url, api_key=own_target),
         )
         resolved = resolve(
-            settings, source, target, shared_api_key=shared, insecure_http=insecure_http
+            settings,
+            source,
+            target,
+            shared_api_key=shared,
+            insecure_http=insecure_http,
+            parallelism=parallelism,
+            durability=durability,
         )
         for warning in resolved.warnings:
             context.warn(warning)
         with steps.opened_ends(resolved.source, resolved.target) as ends:
             if not again and steps.already_finished(opened, ends, journal):
-                context.say("Nothing to do: this plan was applied, and the target still stands so.")
+                lines.emit(
+                    eventlines.ApplyEnding(
+                        exit=0,
+                        plan=str(opened.folder),
+                        plan_id=opened.plan.plan_id,
+                        result="nothing to do",
+                        counts={},
+                        durability=durability,
+                        head=None,
+                    )
+                )
+                if not lines.on_stdout:
+                    context.say(
+                        "Nothing to do: this plan was applied, and the target still stands so."
+                    )
                 return 0
             try:
-                outcome, receipt = steps.carry_out(opened, ends, journal, keep_going=keep_going)
+                outcome, receipt = steps.carry_out(
+                    opened, ends, journal, keep_going=keep_going, durability=durability, lines=lines
+                )
             except engine.DriftFound as error:
-                steps.print_drift(error, json=json)
+                steps.tell_drift(error, opened, ends, lines)
                 raise
-        steps.print_outcome(opened, outcome, receipt, json=json)
-        return 0 if outcome.complete else 4
+        steps.tell_failures(outcome, lines)
+        ending = steps.apply_ending(opened, outcome, receipt)
+        lines.emit(ending)
+        if not lines.on_stdout:
+            steps.print_outcome(opened, outcome, receipt)
+        return ending.exit

@@ -19,14 +19,19 @@ def audit_verify(
     receipt: Annotated[
         Path | None, typer.Option("--receipt", metavar="FILE", help="A receipt kept elsewhere.")
     ] = None,
+    json: flags.Json = False,
 ) -> int:
     """Check the audit log: 0 intact and anchored, 10 intact but not anchored, 8 tampered with."""
+    import contextlib
+
     from hdev_memory import plandir
-    from hdev_memory.cli import context
+    from hdev_memory.cli import context, eventlines
     from hdev_memory.core import audit
     from hdev_memory.errors import AuditError, UnanchoredError
 
-    with plandir.load(plan) as opened:
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(eventlines.told(json=json))
+        opened = stack.enter_context(plandir.load(plan))
         heads = {0: str(audit.EMPTY)}
         last = audit.EMPTY
         for record, behind in plandir.read_audit(opened.folder):
@@ -46,12 +51,23 @@ def audit_verify(
                 anchors += [anchor] if path is not beside else []
         for anchor in anchors:
             _check_anchor(anchor, heads)
-        context.say(f"Audit log intact: {last.seq} records, head {last}.")
-        if not anchors:
-            raise UnanchoredError(
-                "The audit log is intact, but nothing outside of its folder vouches for its end.",
-                hint="Give --head or --receipt from a place that its writers cannot change.",
+        unanchored = UnanchoredError(
+            "The audit log is intact, but nothing outside of its folder vouches for its end.",
+            hint="Give --head or --receipt from a place that its writers cannot change.",
+        )
+        lines.emit(
+            eventlines.AuditEnding(
+                exit=0 if anchors else unanchored.exit_code,
+                plan_id=opened.plan.plan_id,
+                records=last.seq,
+                head=str(last),
+                anchored=bool(anchors),
             )
+        )
+        if not lines.on_stdout:
+            context.say(f"Audit log intact: {last.seq} records, head {last}.")
+        if not anchors:
+            raise unanchored
         return 0
 
 

@@ -51,23 +51,37 @@ def config_check(
     online: Annotated[
         bool, typer.Option("--online", help="Also open the endpoint of every environment.")
     ] = False,
+    json: flags.Json = False,
 ) -> int:
     """Read the whole configuration; exit 1 and say where when something is wrong."""
     from hdev_memory.backends import open_backend
-    from hdev_memory.cli import context
+    from hdev_memory.cli import context, eventlines
     from hdev_memory.config import EndFlags, resolve
     from hdev_memory.errors import HdevError
     from hdev_memory.review.inert import inert
 
-    settings = context.settings()
-    wrong = 0
-    for name in settings.environments if online else ():
-        try:
-            end = resolve(settings, EndFlags(), EndFlags(endpoint=name)).target
-            with open_backend(end.where, must_exist=True):
-                context.say(inert(f"{name}: reachable"))
-        except HdevError as error:
-            wrong += 1
-            context.say(inert(f"{name}: {error}"))
-    context.say("ok" if not wrong else f"{wrong} of {len(settings.environments)} not reachable")
-    return 9 if wrong else 0
+    with eventlines.told(json=json) as lines:
+        settings = context.settings()
+        looked = tuple(settings.environments) if online else ()
+        wrong = 0
+        for name in looked:
+            why = ""
+            try:
+                end = resolve(settings, EndFlags(), EndFlags(endpoint=name)).target
+                with open_backend(end.where, must_exist=True):
+                    pass
+            except HdevError as error:
+                wrong += 1
+                why = str(error)
+            lines.emit(eventlines.Endpoint(name=name, reachable=not why, why=why))
+            if not lines.on_stdout:
+                context.say(inert(f"{name}: {why or 'reachable'}"))
+        status = 9 if wrong else 0
+        lines.emit(
+            eventlines.ConfigEnding(
+                exit=status, environments=len(settings.environments), unreachable=wrong
+            )
+        )
+        if not lines.on_stdout:
+            context.say("ok" if not wrong else f"{wrong} of {len(looked)} not reachable")
+        return status

@@ -43,6 +43,18 @@ def note(text: str) -> None:
     print(inert(text), file=sys.stderr)
 
 
+def say_foreign(text: str) -> None:
+    """A line of result that holds foreign text, made inert."""
+    from hdev_memory.review.inert import inert
+
+    print(inert(text))
+
+
+def note_inert(text: str) -> None:
+    """A line on stderr whose text was made inert already."""
+    print(text, file=sys.stderr)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on one line; ASCII, so that a terminal shows it safely."""
     print(json.dumps(value), flush=True)

@@ -87,7 +87,7 @@ def _tell(folder: Path) -> None:
                 say("2. hdev apply plan")
                 with steps.held(opened) as journal:
                     outcome, receipt = steps.carry_out(opened, ends, journal)
-                steps.print_outcome(opened, outcome, receipt, json=False)
+                steps.print_outcome(opened, outcome, receipt)
                 right, wrong = engine.verify(opened, ends[1])
                 say()
                 say("3. hdev verify plan")
@@ -101,7 +101,7 @@ def _tell(folder: Path) -> None:
                     with steps.held(late) as journal:
                         steps.carry_out(late, ends, journal)
                 except engine.DriftFound as error:
-                    steps.print_drift(error, json=False)
+                    steps.tell_drift(error, late, ends)
                     say(f"Refused: {error.what}")
                 else:
                     raise AssertionError("a drifted plan was applied")
@@ -111,7 +111,7 @@ def _tell(folder: Path) -> None:
 
 
 def _fill(root: Path, entries: dict[str, tuple[str, dict[str, object]]]) -> None:
-    from hdev_memory.backends.filesystem import encode_metadata
+    from hdev_memory.backends.filesystem_files import encode_metadata
 
     for key, (content, metadata) in entries.items():
         path = root / f"{key}.md"

@@ -10,32 +10,44 @@ import typer
 def memory_server(
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", envvar="PORT", min=0, max=65535, help="0 takes a free port.")
+        int,
+        typer.Option(
+            "--port", metavar="N", envvar="PORT", min=0, max=65535, help="0 takes a free port."
+        ),
     ] = 8080,
     storage_path: Annotated[
         str, typer.Option("--storage-path", metavar="PATH", help="The folder; made when missing.")
     ] = "~/.hdev/memory",
     api_key: Annotated[
         str | None,
-        typer.Option("--api-key", metavar="KEY", help="The key (or HDEV_MEMORY_API_KEY[_FILE])."),
+        typer.Option("--api-key", metavar="KEY", help="The key; else HDEV_MEMORY_API_KEY"),
     ] = None,
     read_only_api_key: Annotated[
         str | None,
         typer.Option(
             "--read-only-api-key",
             metavar="KEY",
-            help="A key that may only read (or HDEV_MEMORY_READ_ONLY_API_KEY[_FILE]).",
+            help="A key that may only read; else HDEV_MEMORY_READ_ONLY_API_KEY",
         ),
     ] = None,
     max_entry_bytes: Annotated[
-        int, typer.Option("--max-entry-bytes", min=1, help="Larger entries are refused (413).")
+        int,
+        typer.Option(
+            "--max-entry-bytes", metavar="N", min=1, help="Larger entries are refused (413)."
+        ),
     ] = 1024 * 1024,
     backend: Annotated[
-        Literal["filesystem", "ephemeral"], typer.Option("--backend", help="What keeps entries.")
+        Literal["filesystem", "ephemeral"],
+        typer.Option("--backend", metavar="KIND", help="filesystem or ephemeral."),
     ] = "filesystem",
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],
-        typer.Option("--log-level", case_sensitive=False, help="From here on it is logged."),
+        typer.Option(
+            "--log-level",
+            metavar="LEVEL",
+            case_sensitive=False,
+            help="debug, info, warning, error or critical.",
+        ),
     ] = "warning",
     no_web_ui: Annotated[
         bool, typer.Option("--no-web-ui", help="Accepted; there is no web UI.")

@@ -11,8 +11,8 @@ from hdev_memory.cli import options as flags
 
 if TYPE_CHECKING:
     from hdev_memory.backends.base import Secret
+    from hdev_memory.cli.eventlines import Lines, MigrateEnding
     from hdev_memory.config import EndFlags, Settings
-    from hdev_memory.core.plan import Summary
 
 
 def migrate_memory(
@@ -30,24 +30,30 @@ def migrate_memory(
     delete: flags.Delete = False,
     max_delete: flags.MaxDelete = None,
     insecure_http: flags.InsecureHttp = False,
+    parallelism: flags.Parallelism = None,
+    json: flags.Json = False,
+    json_into: flags.JsonInto = None,
 ) -> int:
     """Plan and apply in one step. The plan's folder is kept below plans/, with its audit log."""
-    from hdev_memory.cli import context, steps
+    from hdev_memory.cli import context, eventlines, steps
     from hdev_memory.config import EndFlags
 
-    shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
-    return run_migration(
-        context.settings(),
-        EndFlags(source, None, source_path, source_url, own_source),
-        EndFlags(target, None, target_path, target_url, own_target),
-        shared_api_key=shared,
-        dry_run=dry_run,
-        overwrite=overwrite,
-        delete=delete,
-        max_delete=max_delete,
-        plans=Path("plans"),
-        insecure_http=insecure_http,
-    )
+    with eventlines.told(json=json, into=json_into) as lines:
+        shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
+        return run_migration(
+            context.settings(),
+            EndFlags(source, None, source_path, source_url, own_source),
+            EndFlags(target, None, target_path, target_url, own_target),
+            shared_api_key=shared,
+            dry_run=dry_run,
+            overwrite=overwrite,
+            delete=delete,
+            max_delete=max_delete,
+            plans=Path("plans"),
+            insecure_http=insecure_http,
+            parallelism=parallelism,
+            lines=lines,
+        )
 
 
 def run_migration(
@@ -62,76 +68,95 @@ def run_migration(
     delete: bool = False,
     max_delete: str | None = None,
     insecure_http: bool = False,
+    parallelism: int | None = None,
+    lines: Lines | None = None,
 ) -> int:
     """Migrate, print the statistics, and return the exit status. Raises HdevError."""
     from hdev_memory import apply as engine
-    from hdev_memory.cli import context, steps
+    from hdev_memory.cli import context, eventlines, steps
     from hdev_memory.config import resolve
     from hdev_memory.core.diff import Blocked
 
+    lines = lines if lines is not None else eventlines.Lines(json=False)
     resolved = resolve(
-        settings, source, target, shared_api_key=shared_api_key, insecure_http=insecure_http
+        settings,
+        source,
+        target,
+        shared_api_key=shared_api_key,
+        insecure_http=insecure_http,
+        parallelism=parallelism,
     )
     for warning in resolved.warnings:
         context.warn(warning)
     wish = steps.Wish(overwrite=overwrite, delete=delete, max_delete=max_delete)
     with (
         steps.opened_ends(resolved.source, resolved.target) as ends,
-        steps.make_plan(resolved, ends, wish, None, plans) as opened,
+        steps.make_plan(resolved, ends, wish, None, plans, lines=lines) as opened,
     ):
         summary = opened.plan.tail.summary
         errors = [(a.key, a.reason) for a in opened.actions() if isinstance(a, Blocked)]
         context.note(f"Plan: {opened.folder}")
-        if not summary.found and not summary.writes:
-            context.say("No entries found to migrate")
-            return 4 if errors else 0
-        if dry_run:
-            _print(summary, summary.create + summary.overwrite, errors, conditional=True)
-            return 4 if errors else 0
-        with steps.held(opened) as journal:
-            try:
-                outcome, receipt = steps.carry_out(opened, ends, journal, keep_going=True)
-            except engine.DriftFound as error:
-                steps.print_drift(error, json=False)
-                raise
-        copied = outcome.created + outcome.overwritten
-        errors += outcome.failures
-        _print(summary, copied, errors, conditional=False)
-        context.note(f"Audit head {receipt.head}")
-        if not outcome.complete and outcome.left:
-            context.note(f"Stopped: {outcome.stopped}. Next: hdev apply {opened.folder}")
-        return 4 if errors or not outcome.complete else 0
+        copied, deleted = summary.create + summary.overwrite, summary.delete
+        head, complete = None, True
+        if (summary.found or summary.writes) and not dry_run:
+            with steps.held(opened) as journal:
+                try:
+                    outcome, receipt = steps.carry_out(
+                        opened, ends, journal, keep_going=True, lines=lines
+                    )
+                except engine.DriftFound as error:
+                    steps.tell_drift(error, opened, ends, lines)
+                    raise
+            copied, deleted = outcome.created + outcome.overwritten, outcome.deleted
+            errors += outcome.failures
+            head, complete = str(receipt.head), outcome.complete
+            context.note(f"Audit head {head}")
+            if not complete and outcome.left:
+                context.note(f"Stopped: {outcome.stopped}. Next: hdev apply {opened.folder}")
+        for key, reason in errors:
+            lines.emit(eventlines.Failed(key=key, reason=reason))
+        ending = eventlines.MigrateEnding(
+            exit=4 if errors or not complete else 0,
+            plan=str(opened.folder),
+            plan_id=opened.plan.plan_id,
+            dry_run=dry_run,
+            total=summary.found,
+            copied=copied,
+            skipped=summary.skip + summary.unchanged,
+            failed=len(errors),
+            deleted=deleted,
+            head=head,
+        )
+        lines.emit(ending)
+        if not lines.on_stdout:
+            if summary.found or summary.writes:
+                _print(ending, errors)
+            else:
+                context.say("No entries found to migrate")
+        return ending.exit
 
 
-def _print(
-    summary: Summary, copied: int, errors: list[tuple[str, str]], *, conditional: bool
-) -> None:
+def _print(ending: MigrateEnding, errors: list[tuple[str, str]]) -> None:
     """The statistics, in the words that scripts look for."""
     from hdev_memory.cli.context import say
     from hdev_memory.review.inert import inert
 
-    skipped = summary.skip + summary.unchanged
     with_errors = " with errors" if errors else ""
-    if conditional:
-        say(
-            f"Dry run completed{with_errors}. {copied} entries would be copied, "
-            f"{skipped} skipped, {len(errors)} failed."
-        )
-    else:
-        say(
-            f"Migration completed{with_errors}. {copied} entries were copied, "
-            f"{skipped} skipped, {len(errors)} failed."
-        )
-    would = "that would be " if conditional else ""
-    fail = "that would fail" if conditional else "failed"
+    start, were = ("Dry run", "would be") if ending.dry_run else ("Migration", "were")
+    say(
+        f"{start} completed{with_errors}. {ending.copied} entries {were} copied, "
+        f"{ending.skipped} skipped, {ending.failed} failed."
+    )
+    would = "that would be " if ending.dry_run else ""
+    fail = "that would fail" if ending.dry_run else "failed"
     say()
     say("Migration Statistics:")
-    say(f"  Total entries found: {summary.found}")
-    say(f"  Entries {would}copied: {copied}")
-    say(f"  Entries {would}skipped: {skipped}")
-    say(f"  Entries {fail}: {len(errors)}")
-    if summary.delete:
-        say(f"  Entries {would}deleted in the target: {summary.delete}")
+    say(f"  Total entries found: {ending.total}")
+    say(f"  Entries {would}copied: {ending.copied}")
+    say(f"  Entries {would}skipped: {ending.skipped}")
+    say(f"  Entries {fail}: {ending.failed}")
+    if ending.deleted:
+        say(f"  Entries {would}deleted in the target: {ending.deleted}")
     if errors:
         say()
         say("Errors:")

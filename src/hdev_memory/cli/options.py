@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 Source = Annotated[
-    str | None, typer.Option("--source", help="Where entries come from: an endpoint.")
+    str | None, typer.Option("--source", metavar="ENDPOINT", help="Where entries come from.")
 ]
-Target = Annotated[str | None, typer.Option("--target", help="Where entries go: an endpoint.")]
+Target = Annotated[
+    str | None, typer.Option("--target", metavar="ENDPOINT", help="Where entries go.")
+]
 SourcePath = Annotated[
     str | None, typer.Option("--source-path", metavar="PATH", help="The source's folder.")
 ]
@@ -37,7 +39,19 @@ InsecureHttp = Annotated[
     bool,
     typer.Option("--insecure-http", help="Let a key travel over plain http to another machine."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines for programs on stdout.")]
+JsonInto = Annotated[
+    Path | None,
+    typer.Option(
+        "--json-into", metavar="FILE", help="Write the JSON lines there, beside the usual output."
+    ),
+]
+Parallelism = Annotated[
+    int | None,
+    typer.Option(
+        "--parallelism", metavar="N", min=1, max=64, help="Connections to each server (default 8)."
+    ),
+]
 PlanPlace = Annotated[
     Path, typer.Argument(metavar="PLAN", help="The plan's folder, or its plan.json.")
 ]
@@ -53,11 +67,11 @@ MaxDelete = Annotated[
 ]
 Include = Annotated[
     list[str] | None,
-    typer.Option("--include", metavar="PATTERN", help="Only keys that match (gitignore pattern)."),
+    typer.Option("--include", metavar="PATTERN", help="Only keys that match; repeatable."),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", metavar="PATTERN", help="No keys that match (gitignore pattern)."),
+    typer.Option("--exclude", metavar="PATTERN", help="No keys that match; repeatable."),
 ]
 Expect = Annotated[
     str | None,

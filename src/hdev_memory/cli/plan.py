@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,10 +12,10 @@ from hdev_memory.cli import options as flags
 
 def plan(
     source_endpoint: Annotated[
-        str | None, typer.Argument(metavar="SOURCE", help="An endpoint; see --source.")
+        str | None, typer.Argument(metavar="SOURCE", help="Where entries come from, as --source.")
     ] = None,
     target_endpoint: Annotated[
-        str | None, typer.Argument(metavar="TARGET", help="An endpoint; see --target.")
+        str | None, typer.Argument(metavar="TARGET", help="Where entries go, as --target.")
     ] = None,
     source: flags.Source = None,
     target: flags.Target = None,
@@ -47,65 +46,65 @@ def plan(
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="Exit 2 when there is something to do.")
     ] = False,
+    no_content: Annotated[
+        bool,
+        typer.Option(
+            "--no-content",
+            help="Leave what entries hold out of the review (differences of metadata).",
+        ),
+    ] = False,
+    no_cache: Annotated[
+        bool,
+        typer.Option("--no-cache", help="Accepted; there is no cache yet: everything is read."),
+    ] = False,
     insecure_http: flags.InsecureHttp = False,
+    parallelism: flags.Parallelism = None,
     json: flags.Json = False,
+    json_into: flags.JsonInto = None,
 ) -> int:
     """Compare SOURCE with TARGET and write a plan that can be reviewed, approved and applied.
 
     An endpoint is `filesystem`, `filesystem:PATH`, `http:https://HOST`, `https://HOST`, or the name
-    of an environment from hdev.toml. Nothing is written but the plan's folder.
+    of an environment from hdev.toml; the source is the local memory unless it is given. A PATTERN
+    is one of gitignore, matched against keys. Nothing is written but the plan's folder.
     """
-    from hdev_memory.cli import context, steps
+    import contextlib
+
+    from hdev_memory.cli import context, eventlines, steps
     from hdev_memory.config import EndFlags, resolve
     from hdev_memory.errors import UsageError
-    from hdev_memory.review import document, terminal
 
-    if source_endpoint and source:
-        raise UsageError("The source was given twice.", hint="Drop SOURCE, or --source.")
-    if target_endpoint and target:
-        raise UsageError("The target was given twice.", hint="Drop TARGET, or --target.")
-    shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
-    resolved = resolve(
-        context.settings(),
-        EndFlags(source_endpoint or source, None, source_path, source_url, own_source),
-        EndFlags(target_endpoint or target, None, target_path, target_url, own_target),
-        shared_api_key=shared,
-        insecure_http=insecure_http,
-    )
-    for warning in resolved.warnings:
-        context.warn(warning)
-    wish = steps.Wish(
-        overwrite,
-        delete,
-        max_delete,
-        compare,
-        tuple(include or ()),
-        tuple(exclude or ()),
-        expires,
-    )
-    with (
-        steps.opened_ends(resolved.source, resolved.target) as ends,
-        steps.make_plan(resolved, ends, wish, out, Path("plans")) as opened,
-    ):
-        summary = opened.plan.tail.summary
-        if json:
-            context.print_json(
-                {
-                    "type": "summary",
-                    "plan": str(opened.folder),
-                    "plan_id": opened.plan.plan_id,
-                    "effect": opened.plan.tail.effect,
-                    "summary": {name: getattr(summary, name) for name in summary.__struct_fields__},
-                }
-            )
-        else:
-            described = document.describe(opened, name=opened.folder.name)
-            text = terminal.render(
-                described, width=context.width(), colour=context.colour(sys.stdout)
-            )
-            context.say(text)
-            if summary.writes:
-                context.say(f"Next: hdev apply {opened.folder}")
-            else:
-                context.say("Nothing to do.")
-    return 2 if detailed_exitcode and summary.writes else 0
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(eventlines.told(json=json, into=json_into))
+        if source_endpoint and source:
+            raise UsageError("The source was given twice.", hint="Drop SOURCE, or --source.")
+        if target_endpoint and target:
+            raise UsageError("The target was given twice.", hint="Drop TARGET, or --target.")
+        shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
+        resolved = resolve(
+            context.settings(),
+            EndFlags(source_endpoint or source, None, source_path, source_url, own_source),
+            EndFlags(target_endpoint or target, None, target_path, target_url, own_target),
+            shared_api_key=shared,
+            insecure_http=insecure_http,
+            parallelism=parallelism,
+        )
+        for warning in resolved.warnings:
+            context.warn(warning)
+        wish = steps.Wish(
+            overwrite,
+            delete,
+            max_delete,
+            compare,
+            tuple(include or ()),
+            tuple(exclude or ()),
+            expires,
+        )
+        ends = stack.enter_context(steps.opened_ends(resolved.source, resolved.target))
+        review = steps.Reviewer(ends, content=not no_content)
+        opened = stack.enter_context(
+            steps.make_plan(resolved, ends, wish, out, Path("plans"), review=review, lines=lines)
+        )
+        status = 2 if detailed_exitcode and opened.plan.tail.summary.writes else 0
+        steps.tell_plan(opened, review, lines, status)
+        return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,16 +15,30 @@ from hdev_memory.cli import options as flags
 def show(
     plan: flags.PlanPlace,
     form: Annotated[
-        Literal["terminal", "markdown", "json"], typer.Option("--format", help="How to show it.")
+        Literal["terminal", "markdown", "json"],
+        typer.Option("--format", metavar="FORM", help="terminal, markdown or json."),
     ] = "terminal",
     stat: Annotated[bool, typer.Option("--stat", help="Only the totals.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Every action, however many.")] = False,
     only: Annotated[
         Literal["create", "overwrite", "delete", "skip", "blocked"] | None,
-        typer.Option("--only", help="Only this kind of action."),
+        typer.Option(
+            "--only",
+            metavar="KIND",
+            help="Only one kind of action: create, overwrite, delete, skip or blocked.",
+        ),
     ] = None,
     key: Annotated[
         str | None, typer.Option("--key", metavar="GLOB", help="Only keys that match.")
+    ] = None,
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--max-bytes",
+            metavar="N",
+            min=1,
+            help="Keep a terminal or markdown review within N bytes; what is cut is counted.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")
@@ -35,7 +50,15 @@ def show(
     """Show a plan for review. The plan is checked to its last byte before anything is shown."""
     from hdev_memory import plandir
     from hdev_memory.cli import context
-    from hdev_memory.review import document, json, markdown, terminal
+    from hdev_memory.errors import UsageError
+    from hdev_memory.review import bounded, document, json, markdown, terminal
+
+    if form == "json" and max_bytes is not None:
+        raise UsageError(
+            "--max-bytes is for reviews that people read.",
+            why="JSON that was cut is not JSON.",
+            hint="Drop it, or take --format terminal or markdown.",
+        )
 
     with plandir.load(plan) as opened:
         if form == "json":
@@ -48,11 +71,18 @@ def show(
                 only=only,
                 key=key,
             )
-            if form == "markdown":
-                text = markdown.render(described)
+            render = markdown.render
+            if form == "terminal":
+                render = functools.partial(
+                    terminal.render,
+                    width=context.width(),
+                    colour=out is None and context.colour(sys.stdout),
+                    stat=stat,
+                )
+            if max_bytes is not None:
+                text = bounded.fit(described, render, max_bytes)
             else:
-                colour = out is None and context.colour(sys.stdout)
-                text = terminal.render(described, width=context.width(), colour=colour, stat=stat)
+                text = render(described)
         if out is not None:
             _write(out.absolute(), text.encode())
         else:

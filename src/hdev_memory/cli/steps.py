@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import signal
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,13 +19,25 @@ from typing import Literal
 from hdev_memory import __version__, plandir, planning
 from hdev_memory import apply as engine
 from hdev_memory.backends import open_backend
-from hdev_memory.backends.base import MAX_ENTRY_BYTES, Backend, Scope, Secret
-from hdev_memory.cli.context import actor, home, instant, note, now, print_json, say, warn
+from hdev_memory.backends.base import MAX_ENTRY_BYTES, Backend, Reader, Scope, Secret
+from hdev_memory.cli.context import (
+    actor,
+    colour,
+    home,
+    instant,
+    note,
+    note_inert,
+    now,
+    say,
+    warn,
+    width,
+)
+from hdev_memory.cli.eventlines import ApplyEnding, Drift, Failed, Lines, PlanEnding
 from hdev_memory.cli.progress import Shown
-from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings
+from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings, resolve
 from hdev_memory.core.plan import End, Limits, Options, Provenance
-from hdev_memory.errors import HdevError, PartialError, PlanError, UsageError
-from hdev_memory.review import document, markdown
+from hdev_memory.errors import HdevError, LockedError, PartialError, PlanError, UsageError
+from hdev_memory.review import document, markdown, metadata, terminal
 from hdev_memory.review.inert import inert
 
 DEFAULT_EXPIRY = "7d"
@@ -38,19 +53,31 @@ def from_argv(*keys: str | None) -> list[Secret | None]:
     return [Secret(key) if key is not None else None for key in keys]
 
 
-def parse_expiry(text: str) -> timedelta | None:
+def parse_expiry(text: str, *, flag: str = "--expires") -> timedelta | None:
     """`7d`, `12h`, `30m` or `never`; raises UsageError."""
     if text == "never":
         return None
-    found = re.fullmatch(r"([1-9]\d{0,5})([dhm])", text)
+    found = re.fullmatch(r"([1-9][0-9]{0,5})([dhm])", text)
     if found is None:
         raise UsageError(
             "This is not a time span.",
-            why=f"--expires was {text!r}.",
+            why=f"{flag} was {text!r}.",
             hint="Give for example 7d, 12h, 30m or never.",
         )
     unit = {"d": "days", "h": "hours", "m": "minutes"}[found.group(2)]
     return timedelta(**{unit: int(found.group(1))})
+
+
+def parse_wait(text: str) -> float:
+    """`0`, `30s` or `5m` in seconds; raises UsageError."""
+    found = re.fullmatch(r"([0-9]{1,6})([sm])|0", text)
+    if found is None:
+        raise UsageError(
+            "This is not a time to wait.",
+            why=f"--lock-timeout was {text!r}.",
+            hint="Give for example 30s, 5m or 0.",
+        )
+    return float(found.group(1) or 0) * (60 if found.group(2) == "m" else 1)
 
 
 @dataclass(frozen=True)
@@ -101,10 +128,37 @@ def opened_ends(source: ResolvedEnd, target: ResolvedEnd) -> Iterator[tuple[Back
         yield ours, theirs
 
 
+class Reviewer:
+    """Describes a new plan, with the differences of metadata read from both ends once."""
+
+    def __init__(self, ends: tuple[Backend, Backend], *, content: bool = True) -> None:
+        self._ends = ends
+        self._changes = None if content else metadata.NONE
+
+    def __call__(self, opened: plandir.OpenPlan, name: str) -> document.Document:
+        if self._changes is None:
+            self._changes = metadata.of_plan(opened, *self._ends)
+        return document.describe(opened, name=name, changes=self._changes)
+
+
 def make_plan(
-    resolved: Resolved, ends: tuple[Backend, Backend], wish: Wish, out: Path | None, plans: Path
+    resolved: Resolved,
+    ends: tuple[Backend, Backend],
+    wish: Wish,
+    out: Path | None,
+    plans: Path,
+    *,
+    review: Reviewer | None = None,
+    lines: Lines | None = None,
+    adapt: Callable[[planning.Request], planning.Request] = lambda request: request,
+    readers: tuple[Reader, Reader] | None = None,
 ) -> plandir.OpenPlan:
-    """Plan, write the plan's folder, and record that it was planned."""
+    """Plan, write the plan's folder, and record that it was planned.
+
+    `adapt` has the last word on what is asked for, `readers` are what is compared where that is
+    less than both whole ends.
+    """
+    described = review if review is not None else Reviewer(ends)
     created = now()
     expiry = parse_expiry(wish.expires)
     request = planning.Request(
@@ -122,12 +176,13 @@ def make_plan(
         stem = f"{created:%Y-%m-%d}-{resolved.source.label}-to-{resolved.target.label}"
         out = plandir.free_name(plans, stem)
     folder = out
-    with Shown() as shown:
-        lines = planning.plan(ends[0], ends[1], request, shown.emit)
+    refuse_inside(folder, ends)
+    ours, theirs = readers if readers is not None else ends
+    with Shown(lines) as shown:
         opened = plandir.create(
             folder,
-            lines,
-            lambda draft: markdown.render(document.describe(draft, name=folder.name)),
+            planning.plan(ours, theirs, adapt(request), shown.emit),
+            lambda draft: markdown.render(described(draft, folder.name)),
         )
     with plandir.Journal(folder) as journal:
         record = engine.make_record("planned", plan_id=opened.plan.plan_id, run=new_run())
@@ -135,12 +190,28 @@ def make_plan(
     return opened
 
 
-def new_run(*, keep_going: bool = False, stop: Stopper | None = None) -> engine.Run:
+def refuse_inside(folder: Path, ends: Iterable[Backend]) -> None:
+    """Raise UsageError when a plan's folder would lie in a memory, where its files are entries."""
+    place = os.path.realpath(folder)
+    for end in ends:
+        root = os.path.realpath(end.endpoint.location)
+        if end.endpoint.kind == "filesystem" and os.path.commonpath([place, root]) == root:
+            raise UsageError(
+                "The plan's folder would lie inside a memory, whose entries it would become.",
+                why=f"{folder} is in {end.endpoint.location}.",
+                hint="Run it elsewhere, or give another folder with -o.",
+            )
+
+
+def new_run(
+    *, keep_going: bool = False, stop: Stopper | None = None, remark: str = ""
+) -> engine.Run:
     """A run of this process: a fresh name, the actor, and the real clock."""
     return engine.Run(
         run=secrets.token_hex(8),
         actor=actor(),
         now=now,
+        remark=remark,
         keep_going=keep_going,
         stop=stop.asked if stop is not None else (lambda: False),
     )
@@ -171,10 +242,46 @@ class Stopper:
                 signal.signal(kind, handler)
 
 
+LOCK_POLL = 0.1
+"""Seconds between two looks at a lock that somebody else has."""
+
+
+def locked(
+    folder: Path,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> plandir.Lock:
+    """The lock of a plan, waited for so long at most. Raises LockedError afterwards."""
+    deadline = clock() + seconds
+    while True:
+        try:
+            return plandir.Lock(folder)
+        except LockedError:
+            left = deadline - clock()
+            if left <= 0:
+                raise
+            sleep(min(LOCK_POLL, left))
+
+
+Durability = Literal["full", "none"]
+
+UNSYNCED = "durability none: what is written may be lost when the power fails"
+
+
 @contextlib.contextmanager
-def held(opened: plandir.OpenPlan) -> Iterator[plandir.Journal]:
-    """The plan's journal, while no other apply can have it."""
-    with plandir.Lock(opened.folder), plandir.Journal(opened.folder) as journal:
+def held(opened: plandir.OpenPlan, *, wait: float = 0.0) -> Iterator[plandir.Journal]:
+    """The plan's journal, while no other apply can have it; `wait` seconds at most for the lock."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(opened.folder, wait))
+            journal = stack.enter_context(plandir.Journal(opened.folder))
+        except OSError as error:
+            raise HdevError(
+                "The plan's folder cannot be written, and no run goes without its log.",
+                why=f"{error.filename or opened.folder}: {error.strerror}.",
+                hint="Make the folder writable, or copy it to where you may write.",
+            ) from None
         if journal.torn:
             repaired = engine.make_record(
                 "repaired",
@@ -193,12 +300,14 @@ def carry_out(
     journal: plandir.Journal,
     *,
     keep_going: bool = False,
+    durability: Durability = "full",
+    lines: Lines | None = None,
 ) -> tuple[engine.Outcome, plandir.Receipt]:
-    """Apply, and write the receipt. Raises PartialError when it is stopped by force."""
+    """Apply, and write the receipt. Raises HdevError only where nothing was written."""
     plan = opened.plan
+    remark = UNSYNCED if durability == "none" else ""
     with Stopper().installed() as stop:
-        run = new_run(keep_going=keep_going, stop=stop)
-        begin = journal.head
+        run = new_run(keep_going=keep_going, stop=stop, remark=remark)
         try:
             engine.check_ends(plan.head, *ends)
             planning.refuse_same_store(*ends)
@@ -206,17 +315,8 @@ def carry_out(
         except HdevError as error:
             refuse(journal, opened, run, error)
             raise
-        try:
-            with Shown() as shown:
-                outcome = engine.apply(opened, ends[0], ends[1], journal, run, shown.emit)
-        except KeyboardInterrupt:
-            if journal.head == begin:  # not one write has begun
-                raise
-            raise PartialError(
-                "The run was stopped at once, in the middle of its writes.",
-                why="A second signal came before the batch had ended.",
-                hint=f"Run hdev apply {opened.folder} to go on; it looks at every entry again.",
-            ) from None
+        with Shown(lines) as shown:
+            outcome = engine.apply(opened, ends[0], ends[1], journal, run, shown.emit)
         receipt = plandir.Receipt(
             format="hdev-receipt/1",
             plan=plan.plan_id,
@@ -237,8 +337,17 @@ def carry_out(
                 "blocked": plan.tail.summary.blocked,
             },
             head=journal.head,
+            durability=durability,
         )
-        plandir.write_receipt(opened.folder, receipt)
+        try:
+            plandir.write_receipt(opened.folder, receipt)
+        except OSError as error:
+            raise PartialError(
+                "The run has ended, and its receipt cannot be written.",
+                why=f"{opened.folder}: {error.strerror}. The audit log holds all of it up to "
+                f"{receipt.head}.",
+                hint=f"Make room or give access, then run hdev apply {opened.folder} again.",
+            ) from None
     return outcome, receipt
 
 
@@ -252,6 +361,17 @@ def refuse(
         run=run,
         reason=type(error).__name__,
         evidence=str(error)[:2000],
+    )
+    journal.append([record])
+
+
+def record_pruned(opened: plandir.OpenPlan, journal: plandir.Journal, kept: plandir.Kept) -> None:
+    """Record that the pre-images of a plan are about to be removed."""
+    record = engine.make_record(
+        "pruned",
+        plan_id=opened.plan.plan_id,
+        run=new_run(),
+        evidence=f"{kept.entries} pre-images, {kept.bytes} bytes",
     )
     journal.append([record])
 
@@ -318,43 +438,104 @@ def already_finished(
 
 
 SHOWN_DRIFTS = 50
+"""Drifting entries that are told on stderr; the log and the event lines have all."""
 
 
-def print_drift(error: engine.DriftFound, *, json: bool) -> None:
-    """All drift at once, on stderr; on stdout as JSON when asked for."""
-    if json:
-        drifts = [vars(drift) for drift in error.drifts]
-        print_json({"type": "refused", "reason": "drift", "drift": drifts})
+def tell_drift(
+    error: engine.DriftFound,
+    opened: plandir.OpenPlan,
+    ends: tuple[Backend, Backend],
+    lines: Lines | None = None,
+) -> None:
+    """All drift at once: on stderr, and as event lines."""
+    keys = dict.fromkeys(drift.key for drift in error.drifts)
+    differ = _between(opened, keys, *ends)
+    for drift in error.drifts if lines is not None else ():
+        assert lines is not None
+        lines.emit(Drift(**vars(drift), metadata=differ.get(drift.key, ())))
     for drift in error.drifts[:SHOWN_DRIFTS]:
         note(f"Drift: {drift.side} {drift.key}")
-        note(f"  planned  {drift.expected}")
-        note(f"  found    {drift.found}")
+        tell_states(drift.expected, drift.found, differ.get(drift.key, ()))
     if len(error.drifts) > SHOWN_DRIFTS:
         note(f"… and {len(error.drifts) - SHOWN_DRIFTS} more.")
 
 
-def print_outcome(
+def compared_with_source(
     opened: plandir.OpenPlan,
-    outcome: engine.Outcome,
-    receipt: plandir.Receipt,
-    *,
-    json: bool,
+    settings: Settings,
+    source: EndFlags,
+    target: Backend,
+    wrong: Iterable[engine.Mismatch],
+) -> dict[str, tuple[str, ...]]:
+    """What tells the metadata of these entries from the source's, where it can be opened here."""
+    keys = [mismatch.key for mismatch in wrong]
+    if not keys:
+        return {}
+    try:
+        where = resolve(settings, source, source).source.where
+        with open_backend(where, must_exist=True) as ours:
+            engine.check_end("source", opened.plan.head.source, ours)
+            return _between(opened, keys, ours, target)
+    except HdevError:
+        note("Note: the source is out of reach here, so differences of metadata are not shown.")
+        return {}
+
+
+def _between(
+    opened: plandir.OpenPlan, keys: Iterable[str], source: Reader, target: Reader
+) -> dict[str, tuple[str, ...]]:
+    try:
+        return metadata.between(keys, source, target, opened.plan.head.normalisation)
+    except HdevError as error:
+        note(f"Note: differences of metadata cannot be shown. {error}")
+        return {}
+
+
+def tell_plan(opened: plandir.OpenPlan, review: Reviewer, lines: Lines, status: int) -> None:
+    """The review of a plan that was just made, and what to do with it."""
+    summary = opened.plan.tail.summary
+    lines.emit(
+        PlanEnding(
+            exit=status,
+            plan=str(opened.folder),
+            plan_id=opened.plan.plan_id,
+            effect=opened.plan.tail.effect,
+            summary=summary,
+        )
+    )
+    if lines.on_stdout:
+        return
+    described = review(opened, opened.folder.name)
+    say(terminal.render(described, width=width(), colour=colour(sys.stdout)))
+    say(f"Next: hdev apply {opened.folder}" if summary.writes else "Nothing to do.")
+
+
+def tell_states(expected: str, found: str, differ: tuple[str, ...]) -> None:
+    """What was planned, what there is, and what tells its metadata from the source's."""
+    note(f"  planned  {expected}")
+    note(f"  found    {found}")
+    for line in differ:
+        note_inert(f"  metadata, target -> source: {line}")
+
+
+def apply_ending(
+    opened: plandir.OpenPlan, outcome: engine.Outcome, receipt: plandir.Receipt
+) -> ApplyEnding:
+    return ApplyEnding(
+        exit=0 if outcome.complete else 4,
+        plan=str(opened.folder),
+        plan_id=opened.plan.plan_id,
+        result="finished" if outcome.complete else "stopped",
+        counts=receipt.counts,
+        durability=receipt.durability,
+        head=str(receipt.head),
+    )
+
+
+def print_outcome(
+    opened: plandir.OpenPlan, outcome: engine.Outcome, receipt: plandir.Receipt
 ) -> None:
     """What a run came to, and the head of the log, which anchors it when kept elsewhere."""
-    if json:
-        print_json(
-            {
-                "type": "summary",
-                "plan_id": opened.plan.plan_id,
-                "result": receipt.result,
-                "counts": receipt.counts,
-                "failures": [{"key": key, "reason": why} for key, why in outcome.failures],
-                "head": str(receipt.head),
-            }
-        )
-        return
-    for key, reason in outcome.failures:
-        note(f"Failed: {key}: {reason}")
     done = (
         f"{outcome.created} created, {outcome.overwritten} overwritten, {outcome.deleted} deleted"
     )
@@ -367,4 +548,13 @@ def print_outcome(
         if outcome.stopped:
             say(inert(f"Reason: {outcome.stopped}."))
         say(f"Next: hdev apply {opened.folder}   (goes on where this run stopped)")
+    if receipt.durability == "none":
+        say(f"Not synced ({UNSYNCED}).")
     say(f"Audit head {receipt.head}")
+
+
+def tell_failures(outcome: engine.Outcome, lines: Lines) -> None:
+    """Each entry that failed: on stderr, and as an event line."""
+    for key, reason in outcome.failures:
+        note(f"Failed: {key}: {reason}")
+        lines.emit(Failed(key=key, reason=reason))

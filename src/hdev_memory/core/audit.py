@@ -32,6 +32,7 @@ Event = Literal[
     "failed",
     "stopped",
     "repaired",
+    "pruned",
     "finished",
 ]
 

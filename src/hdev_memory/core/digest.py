@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn
 
 import msgspec
@@ -64,19 +65,21 @@ def _is_plain(value: Any, depth: int) -> bool:
         return True
     if isinstance(value, int):
         return -_SAFE_INTEGER <= value <= _SAFE_INTEGER
-    if depth == 0 and isinstance(value, dict | list):
+    if not isinstance(value, dict | list):
+        return False
+    if depth == 0:
         raise NotCanonical(f"is nested deeper than {MAX_DEPTH} levels")
     plain = True
+    items: Iterable[Any] = value
     if isinstance(value, dict):
-        # No early exit: the depth of every branch is checked before anything recursive runs.
-        for key, item in value.items():
-            plain = _is_plain(item, depth - 1) and plain and key.isascii()
-        return plain
-    if isinstance(value, list):
-        for item in value:
-            plain = _is_plain(item, depth - 1) and plain
-        return plain
-    return False
+        plain = all(map(str.isascii, value))
+        items = value.values()
+    for item in items:
+        # Most are strings, and a call for each costs more than all else here. No early exit: depth
+        # is checked in every branch before anything recursive runs.
+        if type(item) is not str and not _is_plain(item, depth - 1):
+            plain = False
+    return plain
 
 
 def decode_object(text: str) -> dict[str, Any]:

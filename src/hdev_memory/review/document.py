@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterator
 from typing import assert_never
 
@@ -11,9 +12,13 @@ from hdev_memory.core.entry import Value
 from hdev_memory.core.plan import End, Summary
 from hdev_memory.plandir import OpenPlan
 from hdev_memory.review.inert import inert
+from hdev_memory.review.metadata import NONE, Changes
 
 KINDS = ("create", "overwrite", "blocked", "skip", "delete")
-"""In the order of a review; deletes come last, as they run last."""
+"""In the order of a review in a terminal; deletes come last, as they run last."""
+
+GRAVEST = ("delete", "overwrite", "blocked", "create", "skip")
+"""What destroys first: the order of a review that is read from its top, and may be cut."""
 
 SYMBOLS = {"create": "+", "overwrite": "~", "delete": "-", "skip": "=", "blocked": "!"}
 
@@ -22,13 +27,17 @@ NEVER_CUT = frozenset({"overwrite", "delete", "blocked"})
 
 
 class Row(Value, frozen=True):
-    """One action, its texts inert; `before` and `after` are sizes in bytes, None for absence."""
+    """One action, its texts inert; `before` and `after` are sizes in bytes, None for absence.
+
+    `details` are lines below it: how its metadata differs, where that was looked at.
+    """
 
     kind: str
     key: str
     before: int | None
     after: int | None
     reason: str
+    details: tuple[str, ...] = ()
 
 
 class EndLine(Value, frozen=True):
@@ -63,11 +72,12 @@ def describe(
     limit: int | None = 200,
     only: str | None = None,
     key: str | None = None,
+    changes: Changes = NONE,
 ) -> Document:
     """Describe a plan; `limit` rows of each kind that may be cut, None for all.
 
     `only` keeps one kind of action, `key` those whose key matches a glob; both leave the totals as
-    they are.
+    they are. `changes` are differences of metadata that were read from both ends.
     """
     plan = opened.plan
     rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
@@ -75,7 +85,7 @@ def describe(
     for action in opened.actions():
         if key is not None and not fnmatch.fnmatchcase(action.key, key):
             continue
-        row = _row(action)
+        row = _row(action, changes.lines.get(action.key, ()))
         if only is not None and row.kind != only:
             continue
         if limit is not None and row.kind not in NEVER_CUT and len(rows[row.kind]) >= limit:
@@ -92,19 +102,24 @@ def describe(
         rows=rows,
         omitted=omitted,
         summary=plan.tail.summary,
-        findings=tuple(inert(finding.text) for finding in plan.tail.findings),
+        findings=(*(inert(finding.text) for finding in plan.tail.findings), *_unlooked(changes)),
         created=plan.tail.provenance.created,
         expires=plan.tail.provenance.expires,
     )
 
 
-def _row(action: AnyAction) -> Row:
+def _unlooked(changes: Changes) -> Iterator[str]:
+    if changes.left:
+        yield f"Differences of metadata are not shown for {changes.left} further overwrites."
+
+
+def _row(action: AnyAction, details: tuple[str, ...]) -> Row:
     match action:
         case Create():
             before = action.before.bytes if action.before is not None else None
             return _of("create", action, before, action.after.bytes)
         case Overwrite():
-            return _of("overwrite", action, action.before.bytes, action.after.bytes)
+            return _of("overwrite", action, action.before.bytes, action.after.bytes, details)
         case Delete():
             return _of("delete", action, action.before.bytes, None)
         case Skip():
@@ -115,10 +130,26 @@ def _row(action: AnyAction) -> Row:
             assert_never(action)
 
 
-def _of(kind: str, action: AnyAction, before: int | None, after: int | None) -> Row:
+def _of(
+    kind: str,
+    action: AnyAction,
+    before: int | None,
+    after: int | None,
+    details: tuple[str, ...] = (),
+) -> Row:
     return Row(
-        kind=kind, key=inert(action.key), before=before, after=after, reason=inert(action.reason)
+        kind=kind,
+        key=shown_key(action.key),
+        before=before,
+        after=after,
+        reason=inert(action.reason),
+        details=details,
     )
+
+
+def shown_key(key: str) -> str:
+    """A key, inert, with the spaces spelled out that a table or a line's end would hide."""
+    return re.sub(r"^ +| +$| (?= )", lambda found: "\\u{20}" * len(found[0]), inert(key))
 
 
 def _end(end: End) -> EndLine:
@@ -161,8 +192,16 @@ def rest(summary: Summary) -> str:
     if summary.target_only:
         parts.append(f"{summary.target_only} only in the target (kept)")
     if summary.ignored:
-        parts.append(f"{summary.ignored} other files ignored")
+        parts.append(
+            f"{summary.ignored} other {'file' if summary.ignored == 1 else 'files'} ignored"
+        )
     return ", ".join(parts) + f"; {size(summary.bytes)} to write."
+
+
+def cut(document: Document) -> str:
+    """Which rows are left out, by kind, in one sentence; empty when none is."""
+    parts = [f"{document.omitted[kind]} {kind}" for kind in GRAVEST if document.omitted[kind]]
+    return f"NOT SHOWN HERE: {', '.join(parts)}." if parts else ""
 
 
 def size(count: int | None) -> str:

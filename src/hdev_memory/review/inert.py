@@ -13,7 +13,7 @@ _PLAIN = re.compile(r"[ -\[\]-~]*")
 
 # Letters and spaces that are drawn as nothing although their category says otherwise, and the
 # variation selectors, which can carry hidden text.
-_BLANK = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0}
+_BLANK = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0} | {*range(0x180B, 0x1810)}
 
 
 def inert(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hdev_memory.review.document import KINDS, SYMBOLS, Document, rest, sizes, totals
+from hdev_memory.review.document import GRAVEST, SYMBOLS, Document, Row, cut, rest, sizes, totals
 
 FENCE = "`" * 3
 
@@ -13,6 +13,7 @@ def render(document: Document) -> str:
         "# Review of a memory migration plan",
         "",
         f"**{totals(document.summary)}** {rest(document.summary)}",
+        *(["", f"**{cut(document)}**"] if cut(document) else []),
         "",
         *_fenced(
             [
@@ -26,20 +27,25 @@ def render(document: Document) -> str:
             ]
         ),
     ]
-    for kind in reversed(KINDS):  # deletes and overwrites first: they destroy
+    for kind in GRAVEST:
         rows = document.rows[kind]
         if not rows and not document.omitted[kind]:
             continue
         lines += ["", f"## {kind} ({len(rows) + document.omitted[kind]})", ""]
-        lines += _fenced(
-            [f"{SYMBOLS[kind]} {row.key}  {sizes(row)}  ({row.reason})" for row in rows]
-        )
+        if rows:
+            lines += [*_fenced([line for row in rows for line in _lines(row)]), ""]
         if document.omitted[kind]:
-            lines += ["", f"**{document.omitted[kind]} more are not shown here.**"]
+            lines += [f"**{document.omitted[kind]} more to {kind} are not shown here.**", ""]
+        lines.pop()
     if document.findings:
         lines += ["", "## Notes", "", *_fenced(list(document.findings))]
     lines += ["", "The plan id covers everything, also what is not shown here.", ""]
     return "\n".join(lines)
+
+
+def _lines(row: Row) -> list[str]:
+    first = f"{SYMBOLS[row.kind]} {row.key}  {sizes(row)}  ({row.reason})"
+    return [first, *(f"    metadata  {line}" for line in row.details)]
 
 
 def _fenced(lines: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hdev_memory.review.document import KINDS, SYMBOLS, Document, rest, sizes, totals
+from hdev_memory.review.document import KINDS, SYMBOLS, Document, cut, rest, sizes, totals
 
 STYLES = {
     "create": "green",
@@ -40,6 +40,8 @@ def render(document: Document, *, width: int, colour: bool, stat: bool = False) 
 def draw(document: Document, console: Console, *, stat: bool = False) -> None:
     """Print the review on a console; the README's picture is made by giving one that records."""
     console.print(Text(totals(document.summary), style="bold"))
+    if not stat and cut(document):
+        console.print(Text(cut(document), style="bold red"))
     console.print(_head(document))
     if not stat:
         for kind in KINDS:
@@ -82,9 +84,10 @@ def _block(document: Document, kind: str, console: Console) -> None:
             symbol,
             Text(row.key, style=STYLES[kind]),
             Text(sizes(row)),
-            Text(row.reason, style="dim"),
+            Text("\n".join((row.reason, *row.details)), style="dim"),
         )
-    console.print(table)
+    if document.rows[kind]:
+        console.print(table)
     if document.omitted[kind]:
         left = f"  … and {document.omitted[kind]} more to {kind}; show them with --full"
         console.print(Text(left, style="bold"))

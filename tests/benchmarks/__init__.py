@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against peers in one run. They are run by hand and assert nothing."""
