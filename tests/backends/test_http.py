@@ -29,6 +29,7 @@ def serving(answer):
             status, body, headers = answer(self.command, self.path)
             raw = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
+            self.send_header("Content-Type", "application/json")
             for name, value in headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(raw)))
@@ -142,14 +143,20 @@ def test_keys_that_a_hostile_tree_names_are_reported_and_never_requested():
     assert not [path for path in asked if ".." in path or "%2F" in path]
 
 
+def snapshot_of(url):
+    with HttpBackend(Where("http", url)) as backend:
+        return list(backend.snapshot(EVERYTHING, NORMAL))
+
+
 def test_a_listing_that_fails_is_an_error_and_never_empty():
     tree = {"type": "tree", "success": False, "error": "disk on fire", "items": {}}
-    with (
-        serving(existing({"tree": tree})) as url,
-        HttpBackend(Where("http", url)) as backend,
-        pytest.raises(BackendError, match="disk on fire"),
-    ):
-        list(backend.snapshot(EVERYTHING, NORMAL))
+    for whole in (tree, TREE):  # the handshake asks for depth=0, the snapshot for all of it
+
+        def answer(method, path, first=whole):
+            return existing({"tree": first if "depth" in path else tree})(method, path)
+
+        with serving(answer) as url, pytest.raises(BackendError, match="disk on fire"):
+            snapshot_of(url)
 
 
 def test_a_server_that_says_yes_and_writes_nothing_is_not_believed():

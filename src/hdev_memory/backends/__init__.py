@@ -15,7 +15,7 @@ def _filesystem(where: Where, must_exist: bool) -> Backend:
 
 
 def _http(where: Where, must_exist: bool) -> Backend:
-    # httpx costs a tenth of a second to import; commands that need no server never pay for it.
+    # httpcore costs a moment to import; commands that need no server never pay for it.
     from hdev_memory.backends.http import HttpBackend
 
     return HttpBackend(where)

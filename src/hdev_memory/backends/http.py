@@ -7,10 +7,11 @@ dot in it. What is done about each of these is said where it is done.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from hdev_memory.backends.base import (
@@ -34,7 +35,12 @@ from hdev_memory.backends.base import (
     state_of,
 )
 from hdev_memory.backends.http_transport import (
+    CLOCK,
+    LIMITS,
+    TOO_DEEP,
     Answer,
+    Clock,
+    Limits,
     RequestFailed,
     Transport,
     failure,
@@ -51,6 +57,7 @@ from hdev_memory.core.entry import (
     InvalidKey,
     Normalisation,
     Parts,
+    State,
     Unreadable,
     check_key,
     display_name,
@@ -70,6 +77,16 @@ EXISTING = Capabilities(
 """What the existing server can promise."""
 
 _ENTRY = "/api/memory/entry/"
+_LOOKS = 3
+"""How often an entry that is neither before nor after is looked at again."""
+
+_UNANSWERED = 8
+"""So many changes in a row without an answer, and the rest of the batch is not sent."""
+
+_STORE_LENGTH = 200
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]+"')
+"""RFC 9110, 8.8.3: a weak one never matches, and several cannot be told apart."""
+
 _LISTING_FROM = 3
 """Of so many keys in one folder it pays to read the folder's listing first."""
 
@@ -81,9 +98,9 @@ class HttpBackend(Whole):
 
     ignored = 0
 
-    def __init__(self, where: Where) -> None:
+    def __init__(self, where: Where, limits: Limits = LIMITS, clock: Clock = CLOCK) -> None:
         """Shake hands. Raises UsageError, KeyRefusedError or BackendError, and that soon."""
-        self._transport = Transport(where)
+        self._transport = Transport(where, limits, clock)
         self._location = where.location
         self._folders: set[str] = set()
         self._entries: set[str] = set()
@@ -114,21 +131,22 @@ class HttpBackend(Whole):
             )
         if tree.status != 200 or tree.body.get("type") != "tree":
             raise self._stranger("/api/memory/tree", tree)
+        if not _success(tree):
+            raise _unlisted("/api/memory/tree", tree.cause)
         found = health.body.get("details")
         details: dict[str, Any] = found if isinstance(found, dict) else {}
         self._ours = details.get("server") == "hdev-memory"
         self.capabilities = _our_capabilities(details) if self._ours else EXISTING
         store = details.get("store") if self._ours else None
+        named = isinstance(store, str) and store.isprintable() and len(store) <= _STORE_LENGTH
         self.endpoint = Endpoint(
-            kind="http",
-            location=self._location,
-            store=store if isinstance(store, str) and store.isprintable() else None,
+            kind="http", location=self._location, store=store if named else None
         )
 
     def _stranger(self, path: str, answer: Answer) -> BackendError:
         return BackendError(
             "This is not a memory server.",
-            why=failure("GET", path, f"{answer.status}, not what a memory server answers") + ".",
+            why=failure("GET", path, f"{answer.cause}, not what a memory server answers") + ".",
             hint=f"Check the URL {self._location}.",
         )
 
@@ -166,10 +184,17 @@ class HttpBackend(Whole):
                     pass
 
     def _look(self, item: tuple[str, str]) -> Found:
+        """What is known of something listed; Absent only where it is no longer listed."""
         key, reason = item
         if reason:
             return Unreadable(key=key, reason=reason)
-        return self._read(key, listed=True)
+        found = self._read(key, listed=True)
+        if not isinstance(found, Absent):
+            return found
+        listed = self._listing(key.rpartition("/")[0])
+        if listed is not None and ("leaf", key) not in listed:
+            return found
+        return Unreadable(key=key, reason="the server lists it, and has no such entry")
 
     def _walk(self, scope: Scope) -> list[tuple[str, str]]:
         """(key, reason) of everything listed, sorted; with a reason it is an Unreadable."""
@@ -177,7 +202,7 @@ class HttpBackend(Whole):
         found: dict[str, str] = {}
         self._folders, self._entries = set(), set()
         if tree is None:
-            self._list_folders(found)
+            self._list_folders([""], found)
         else:
             self._flatten(tree, found)
         return sorted((key, reason) for key, reason in found.items() if scope.entry(key))
@@ -188,72 +213,67 @@ class HttpBackend(Whole):
             answer = self._transport.get("/api/memory/tree")
         except RequestFailed as error:
             raise unreachable(self._location, error) from None
-        items = answer.body.get("items")
-        if answer.status == 500 or (answer.status == 200 and not answer.body):
+        if answer.status == 500 or (answer.status == 200 and answer.flaw == TOO_DEEP):
             return None
-        if answer.status != 200 or answer.body.get("success") is not True:
-            raise self._unlisted("/api/memory/tree", answer)
-        if not isinstance(items, dict):
-            raise self._unlisted("/api/memory/tree", answer)
+        if answer.status != 200 or not _success(answer):
+            raise _unlisted("/api/memory/tree", answer.cause)
+        items = answer.body.get("items")
+        if answer.body.get("type") != "tree" or not isinstance(items, dict):
+            raise _unlisted("/api/memory/tree", "its answer is no tree")
         return items
-
-    def _unlisted(self, path: str, answer: Answer) -> BackendError:
-        cause = answer.body.get("error") or answer.body.get("detail") or f"status {answer.status}"
-        return BackendError(
-            "The memory server cannot list its entries, so nothing can be said of what it holds.",
-            why=failure("GET", path, cause) + ".",
-            hint="Look at the server's log.",
-        )
 
     def _flatten(self, tree: dict[str, Any], found: dict[str, str]) -> None:
         stack: list[tuple[str, dict[str, Any]]] = [("", tree)]
         parents: list[str] = []
         while stack:
             prefix, items = stack.pop()
-            if any(isinstance(item, dict) and item for item in items.values()):
+            if any(items.values()):
                 parents.append(prefix)
             for name, item in items.items():
                 path = prefix + name
                 if not self._allowed(path, found):
                     continue
-                if isinstance(item, dict) and item:
+                if "/" in name or not isinstance(item, dict):
+                    # Another item could have the same path: one of them would be lost.
+                    raise _unlisted("/api/memory/tree", f"it is no tree at {path}")
+                if item:
                     self._folders.add(path)
                     stack.append((path + "/", item))
                 else:
                     self._entries.add(path)
                     found[path] = ""
-        # An entry beside a folder of its name is hidden by it in the tree: listings show both.
+        # An entry beside a folder of its name is hidden by it in the tree, or hides it: listings
+        # show both.
+        hidden: list[str] = []
         for prefix, listed in zip(
             parents, self._transport.map(self._listing, parents), strict=True
         ):
             if listed is None:
-                raise self._unlistable(prefix)
+                raise _unlistable(prefix)
             for kind, path in listed:
-                new = kind == "leaf" and path.startswith(prefix) and path not in found
-                if new and self._allowed(path, found):
+                if kind == "node" and path not in self._folders and self._allowed(path, found):
+                    self._folders.add(path)
+                    hidden.append(path + "/")
+                elif kind == "leaf" and path not in found and self._allowed(path, found):
                     self._entries.add(path)
                     found[path] = ""
+        self._list_folders(hidden, found)
 
-    @staticmethod
-    def _unlistable(prefix: str) -> BackendError:
-        return BackendError(
-            "The memory server cannot list one of its folders, so entries may be missing.",
-            why=failure("GET", _ENTRY + short(prefix), "no directory answer") + ".",
-            hint="Look at the server's log.",
-        )
-
-    def _list_folders(self, found: dict[str, str]) -> None:
-        """List folder by folder, where the tree is too deep to come in one answer."""
-        waiting = [""]
+    def _list_folders(self, waiting: list[str], found: dict[str, str]) -> None:
+        """List folder by folder what the tree does not show, or is too deep to show."""
+        seen = 0
         while waiting:
+            seen += len(waiting)
+            if seen > self._transport.limits.folders:
+                raise _unlisted(_ENTRY, f"it lists more than {seen - 1} folders")
             below: list[str] = []
             for prefix, listed in zip(
                 waiting, self._transport.map(self._listing, waiting), strict=True
             ):
                 if listed is None:
-                    raise self._unlistable(prefix)
+                    raise _unlistable(prefix)
                 for kind, path in listed:
-                    if not path.startswith(prefix) or not self._allowed(path, found):
+                    if not self._allowed(path, found):
                         continue
                     if kind == "node":
                         self._folders.add(path)
@@ -274,29 +294,36 @@ class HttpBackend(Whole):
         return True
 
     def _listing(self, prefix: str) -> list[tuple[str, str]] | None:
-        """(kind, path) of what a folder holds; [] when it is missing, None when it is not known."""
+        """(kind, path) of what a folder holds; [] when it is missing, None when it is not known.
+
+        Nothing of a listing is believed that names something outside of the folder, or twice.
+        """
         folder = prefix.rstrip("/")
         try:
             answer = self._transport.get(_ENTRY + _quoted(folder) + ("/" if self._ours else ""))
         except RequestFailed:
             return None
         body = answer.body
-        if answer.status == 200 and body.get("success") is False and _says_absent(body, folder):
+        if _says_absent(answer, folder):
             return []
         items = body.get("items")
         if (
             answer.status != 200
-            or body.get("success") is not True
+            or not _success(answer)
             or body.get("type") != "directory"
+            or str(body.get("path", folder)).rstrip("/") != folder
             or not isinstance(items, list)
         ):
             return None
-        listed = []
+        listed: list[tuple[str, str]] = []
         for item in items:
-            if not isinstance(item, dict) or not isinstance(item.get("path"), str):
+            path = item.get("path") if isinstance(item, dict) else None
+            if not isinstance(path, str) or item.get("type") not in ("node", "leaf"):
                 return None
-            listed.append((str(item.get("type")), item["path"]))
-        return listed
+            if _is_key(path) and path.rpartition("/")[0] != folder:
+                return None
+            listed.append((item["type"], path))
+        return listed if len(set(listed)) == len(listed) else None
 
     def read(self, keys: Iterable[str]) -> Iterator[Found]:
         yield from self._read_all(list(keys))
@@ -309,7 +336,8 @@ class HttpBackend(Whole):
             names = {path for _, path in listed} if listed is not None else None
 
             def look(key: str, names: set[str] | None = names) -> Found:
-                if names is not None and key not in names:
+                # What the tree has named is asked for, whatever the folder's listing says.
+                if names is not None and key not in names and key not in self._entries:
                     return Absent(key=key)
                 return self._read(key)
 
@@ -326,24 +354,26 @@ class HttpBackend(Whole):
         except InvalidKey as error:
             return Unreadable(key=display_name(key), reason=f"the key {error}"), None
         if self.capabilities.names == "no-suffix" and has_suffix(key.rpartition("/")[2]):
-            # The server would read another entry for it; none of this name can exist there.
+            # The server would read another entry for it; none of this name can be written there.
             return Absent(key=key), None
         try:
             answer = self._transport.get(_ENTRY + _quoted(key))
         except RequestFailed as error:
             raise unreachable(self._location, error) from None
         body = answer.body
-        if answer.status == 200 and body.get("success") is False and _says_absent(body, key):
+        if _says_absent(answer, key):
             return Absent(key=key), None
-        if answer.status != 200 or body.get("success") is not True:
-            cause = body.get("error") or body.get("detail") or f"status {answer.status}"
-            return Unreadable(key=key, reason=f"the server says: {short(cause)}"), None
+        if answer.status != 200 or not _success(answer):
+            return Unreadable(key=key, reason=f"the server says: {short(answer.cause)}"), None
         if body.get("type") == "directory":
             # Ours keeps an entry beside a folder of its name, so only the folder is there. Of the
             # existing server an empty folder that was listed like an entry is no entry.
             if self._ours or (listed and body.get("items") == []):
                 return Absent(key=key), None
-            return Unreadable(key=key, reason="a folder of this name hides it"), None
+            reason = "a folder of this name hides it"
+            if listed and key not in self._folders:
+                reason += ", and what that folder holds was not listed"
+            return Unreadable(key=key, reason=reason), None
         content, metadata = body.get("content"), body.get("metadata")
         if body.get("type") != "file" or body.get("path") != key:
             return Unreadable(key=key, reason="the server answered about something else"), None
@@ -388,19 +418,23 @@ class HttpBackend(Whole):
 
         looked = list(self._transport.map(look, zip(batch, held, strict=True)))
         session.intend([item.change for item in looked if isinstance(item, _Ready)])
+        sending = _Sending()
 
         def send(item: _Ready | Receipt) -> Receipt:
-            if isinstance(item, _Ready):
-                return self._send(item.change, item.headers, normalisation)
-            return item
+            return self._send(item, sending, normalisation) if isinstance(item, _Ready) else item
 
-        return list(self._transport.map(send, looked))
+        receipts = list(self._transport.map(send, looked))
+        if sending.refused is not None and not any(
+            isinstance(receipt, Stored | Removed) for receipt in receipts
+        ):
+            raise sending.refused
+        return receipts
 
     def _ready(
         self, change: Change, held: Found | None, normalisation: Normalisation
     ) -> _Ready | Receipt:
         """A change with the headers of its precondition, or why it is not to be sent."""
-        reason = _unsendable(change)
+        reason = _unsendable(change) or self.capabilities.objection(change.key)
         if reason is not None:
             return Failed(key=change.key, reason=reason, intact=True)
         headers: dict[str, str] = {}
@@ -410,10 +444,13 @@ class HttpBackend(Whole):
                 headers["If-None-Match"] = "*"
             else:
                 held, etag = self._fetch(change.key)
-                if etag is not None:
+                if not isinstance(held, Entry):
+                    headers["If-None-Match"] = "*"
+                elif etag is not None and _STRONG_ETAG.fullmatch(etag):
                     headers["If-Match"] = etag
                 else:
-                    headers["If-None-Match"] = "*"
+                    reason = "the server gives no ETag to make the write conditional with"
+                    return Failed(key=change.key, reason=reason, intact=True)
         if held is not None:
             refusal = self._guard(change, held, normalisation)
             if refusal is not None:
@@ -434,45 +471,75 @@ class HttpBackend(Whole):
                 return Failed(key=change.key, reason=reason, intact=True)
         return None
 
-    def _send(
-        self, change: Change, headers: dict[str, str], normalisation: Normalisation
-    ) -> Receipt:
-        path = _ENTRY + _quoted(change.key)
-        try:
-            if isinstance(change, Put):
-                body: dict[str, Any] = {"content": change.content.decode()}
-                if change.metadata or self._ours:
-                    body["metadata"] = change.metadata
-                answer = self._transport.request("PUT", path, body=body, headers=headers)
-            else:
-                answer = self._transport.request("DELETE", path, headers=headers)
-        except RequestFailed as error:
-            # It may have been done or not: reading decides, never a second try.
-            return self._settle(change, str(error), normalisation)
-        if answer.status == 200 and answer.body.get("success") is True:
-            return self._settle(change, "the server stored something else", normalisation)
-        if answer.status == 412:
-            try:
-                found = state_of(self._read(change.key), normalisation)
-            except Unknown as error:
-                return Failed(key=change.key, reason=str(error), intact=True)
-            return Drifted(key=change.key, found=found)
-        return self._settle(change, _refusal(answer, path), normalisation)
+    def _send(self, ready: _Ready, sending: _Sending, normalisation: Normalisation) -> Receipt:
+        """Send a change once, whatever comes of it, and say what reading shows then.
 
-    def _settle(self, change: Change, reason: str, normalisation: Normalisation) -> Receipt:
-        """The receipt, decided by reading what stands there now."""
-        after = change.after if isinstance(change, Put) else None
+        Once the server refuses the key or cannot be reached any more, the rest is not sent.
+        """
+        change = ready.change
+        if sending.given_up:
+            return Failed(
+                key=change.key,
+                reason=f"not sent, because before it: {sending.given_up}",
+                intact=True,
+            )
         try:
-            found = state_of(self._read(change.key), normalisation)
-        except KeyRefusedError:
-            raise
+            outcome = self._exchange(change, ready.headers)
+        except KeyRefusedError as error:
+            sending.refused, sending.given_up = error, str(error)
+            return Failed(key=change.key, reason=str(error), intact=False)
+        sending.count(outcome)
+        try:
+            found = state_of(self._settled(change, normalisation), normalisation)
         except BackendError as error:
-            return Failed(key=change.key, reason=f"{reason}; {error.why}", intact=False)
+            # Nothing is known of this change, and each further one would end like it.
+            sending.given_up = str(error)
+            if isinstance(error, KeyRefusedError):
+                sending.refused = error
+            return Failed(
+                key=change.key,
+                reason=f"{outcome.reason}; not known what stands there: {error.why}",
+                intact=False,
+            )
         except Unknown as error:
-            return Failed(key=change.key, reason=f"{reason}; {error}", intact=False)
-        if found == after:
-            return Stored(key=change.key, state=found) if found else Removed(key=change.key)
-        return Failed(key=change.key, reason=reason, intact=found == change.before)
+            return Failed(
+                key=change.key,
+                reason=f"{outcome.reason}; not known what stands there: {error}",
+                intact=False,
+            )
+        return _receipt(change, found, outcome)
+
+    def _exchange(self, change: Change, headers: dict[str, str]) -> _Outcome:
+        """What the server's answer to a change says, which is not yet believed."""
+        path = _ENTRY + _quoted(change.key)
+        method = "PUT" if isinstance(change, Put) else "DELETE"
+        body: dict[str, Any] | None = None
+        if isinstance(change, Put):
+            body = {"content": change.content.decode()}
+            if change.metadata or self._ours:
+                body["metadata"] = change.metadata
+        try:
+            answer = self._transport.request(method, path, body=body, headers=headers)
+        except RequestFailed as error:
+            return _Outcome("unknown", str(error), answered=False)
+        if answer.status == 200 and _success(answer):
+            return _Outcome("confirmed", "the server confirmed the change")
+        if answer.status == 412:
+            return _Outcome("precondition", "the server says that the entry is another one")
+        return _refusal(method, path, answer)
+
+    def _settled(self, change: Change, normalisation: Normalisation) -> Found:
+        """What stands there after a change; where it is neither before nor after, looked at until
+        two looks agree: the existing server's writes can be seen half done."""
+        found = self._read(change.key)
+        for _ in range(_LOOKS):
+            parts = parts_of(found, normalisation)
+            if isinstance(parts, Unreadable) or parts in _expected(change):
+                break
+            before, found = found, self._read(change.key)
+            if found == before:
+                break
+        return found
 
 
 @dataclass(frozen=True)
@@ -481,6 +548,66 @@ class _Ready:
 
     change: Change
     headers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What the answer to a change says of it, and why.
+
+    `unknown` is no answer, or none that says what was done: the change may even be done later.
+    """
+
+    said: Literal["confirmed", "refused", "precondition", "unknown"]
+    reason: str
+    answered: bool = True
+
+
+@dataclass
+class _Sending:
+    """Why a batch is not sent any further, once it is not."""
+
+    given_up: str = ""
+    refused: KeyRefusedError | None = None
+    unanswered: int = 0
+
+    def count(self, outcome: _Outcome) -> None:
+        """Give up after so many changes in a row without an answer: each may have cost its whole
+        timeout. An answered failure concerns its own entry only."""
+        self.unanswered = 0 if outcome.answered else self.unanswered + 1
+        if self.unanswered >= _UNANSWERED:
+            self.given_up = f"{self.unanswered} changes in a row had no answer"
+
+
+def _after(change: Change) -> State | None:
+    return change.after if isinstance(change, Put) else None
+
+
+def _expected(change: Change) -> list[Parts]:
+    return [
+        Parts(content=state.content, metadata=state.metadata)
+        if state is not None
+        else Parts(content=None, metadata=None)
+        for state in (change.before, _after(change))
+    ]
+
+
+def _receipt(change: Change, found: State | None, outcome: _Outcome) -> Receipt:
+    """What became of a change, by what stands there now; the answer only helps to say why."""
+    if outcome.said == "precondition" and found != change.before:
+        return Drifted(key=change.key, found=found)
+    if found == _after(change):
+        return Stored(key=change.key, state=found) if found else Removed(key=change.key)
+    if found == change.before:
+        doubt = {
+            "confirmed": "; but the entry is as it was before",
+            "precondition": "; but the entry is as it was planned",
+            "unknown": "; the entry is as it was before, and the change may still be done later",
+            "refused": "",
+        }[outcome.said]
+        return Failed(key=change.key, reason=outcome.reason + doubt, intact=True)
+    what = f"content {found.content[:12]} ({found.bytes} bytes)" if found else "no entry"
+    reason = f"{outcome.reason}; the entry is damaged, neither as before nor as planned: {what}"
+    return Failed(key=change.key, reason=reason, intact=False)
 
 
 def _cut_off(change: Change, held: Found, normalisation: Normalisation) -> bool:
@@ -493,10 +620,11 @@ def _our_capabilities(details: dict[str, Any]) -> Capabilities:
     declared = details.get("capabilities")
     declared = declared if isinstance(declared, dict) else {}
     limit = details.get("max_entry_bytes")
+    known = isinstance(limit, int) and not isinstance(limit, bool) and 0 < limit < 2**53
     return Capabilities(
         cas="atomic" if declared.get("cas") == "atomic" else "guarded",
         durability="synced" if declared.get("durability") == "synced" else "unknown",
-        max_entry_bytes=limit if isinstance(limit, int) and limit > 0 else None,
+        max_entry_bytes=limit if known else None,
         max_segment_bytes=241,
     )
 
@@ -505,9 +633,44 @@ def _quoted(key: str) -> str:
     return "/".join(quote(segment, safe="") for segment in key.split("/"))
 
 
-def _says_absent(body: dict[str, Any], key: str) -> bool:
-    """Only this sentence means that there is no such entry."""
-    return body.get("error") == f"Memory entry content at {key}.md does not exist"
+def _is_key(path: str) -> bool:
+    try:
+        check_key(path)
+    except InvalidKey:
+        return False
+    return True
+
+
+def _success(answer: Answer) -> bool:
+    """Nearly every failure of the existing server is HTTP 200 without this."""
+    return answer.body.get("success") is True
+
+
+def _says_absent(answer: Answer, key: str) -> bool:
+    """Only this sentence, about this key, means that there is no such entry."""
+    body = answer.body
+    return (
+        answer.status == 200
+        and body.get("success") is False
+        and body.get("path", key) == key
+        and body.get("error") == f"Memory entry content at {key}.md does not exist"
+    )
+
+
+def _unlisted(path: str, cause: str) -> BackendError:
+    return BackendError(
+        "The memory server cannot list its entries, so nothing can be said of what it holds.",
+        why=failure("GET", path, cause) + ".",
+        hint="Look at the server's log.",
+    )
+
+
+def _unlistable(prefix: str) -> BackendError:
+    return BackendError(
+        "The memory server cannot list one of its folders, so entries may be missing.",
+        why=failure("GET", _ENTRY + short(prefix), "no listing of this folder") + ".",
+        hint="Look at the server's log.",
+    )
 
 
 def _unsendable(change: Change) -> str | None:
@@ -526,12 +689,20 @@ def _unsendable(change: Change) -> str | None:
     return None
 
 
-def _refusal(answer: Answer, path: str) -> str:
+def _refusal(method: str, path: str, answer: Answer) -> _Outcome:
+    """What an answer that confirms nothing says of a change."""
     if answer.status == 413:
-        return TOO_LARGE
+        return _Outcome("refused", TOO_LARGE)
     if answer.status == 403:
-        return PERMISSION_DENIED
-    if answer.status == 200:
-        return f"the server says: {short(answer.body.get('error'))}"
-    cause = answer.body.get("detail") or ""
-    return failure("PUT", path, f"{answer.status} {cause}".strip())
+        return _Outcome("refused", PERMISSION_DENIED)
+    if answer.status == 200 and answer.body.get("success") is False:
+        return _Outcome("refused", f"the server says: {short(answer.cause)}")
+    if 300 <= answer.status < 400:
+        # Never followed: what was meant for this store would go to another, and the key with it.
+        cause = f"{answer.status} redirects to {answer.location}, and a write follows nowhere"
+        return _Outcome("refused", failure(method, path, cause))
+    definite = 400 <= answer.status < 500 and answer.status != 408
+    cause = (
+        answer.cause if str(answer.status) in answer.cause else f"{answer.status} {answer.cause}"
+    )
+    return _Outcome("refused" if definite else "unknown", failure(method, path, cause))

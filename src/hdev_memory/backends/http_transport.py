@@ -1,48 +1,144 @@
-"""Requests to one origin: with the key for it, within limits, and errors in our own words."""
+"""Requests to one origin: with the key for it, within limits, and errors in our own words.
+
+Every byte goes through a stream that knows what the current request may still take: seconds in
+all, a pace, a size. So nothing that a server does before, in or after an answer can hold us longer,
+or fill more memory, than a long answer of an honest server would.
+"""
 
 from __future__ import annotations
 
 import json
+import random
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from ssl import SSLContext
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-import httpx
+import httpcore
 
-from hdev_memory.backends.base import Where
+from hdev_memory.backends.base import Secret, Where
+from hdev_memory.core.digest import NotCanonical, decode_object
 from hdev_memory.core.entry import display_name
 from hdev_memory.errors import BackendError, KeyRefusedError, UsageError
 
 CONNECTIONS = 8
-"""Plain httpx gets slower beyond about this many connections."""
+"""Plain httpcore gets slower beyond about this many connections."""
 
-MAX_ANSWER_BYTES = 256 * 1024 * 1024
+IDLE_SECONDS = 2.0
+"""Servers close idle connections after 5 s or so; a write must not meet that moment."""
+
+TOO_DEEP = "is nested too deep"
+"""What is wrong with an answer that may be right and is only too deep for us."""
+
+_RETRIED = (429, 502, 503, 504)
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PIECE = 16 * 1024
+_PATH = "/%:@!$&'()*+,;=~"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a server may take of us; the defaults are far beyond what an honest one needs.
+
+    answer_bytes  one answer, its head included
+    head_bytes    everything before the body, 1xx answers included
+    headers       header lines of one answer
+    depth         levels of nesting in an answer; a tree of the existing server has up to 256
+    values        values in an answer: each costs a hundred times its two bytes once it is read
+    folders       folders that are listed one by one where the tree does not come in one answer
+    pace          bytes each second that an answer brings, once it has begun
+    grace         seconds that an answer may lag behind the pace
+    redirects     how many a read follows
+    attempts      how often one read is tried in all
+    longest_wait  seconds that a server may ask us to wait with `Retry-After`
+    budget        seconds that all failed attempts of a backend may cost, with the waits after them
+    earned        seconds that each answer gives back to the budget
+    """
+
+    answer_bytes: int = 256 * 1024 * 1024
+    head_bytes: int = 256 * 1024
+    headers: int = 100
+    depth: int = 300
+    values: int = 16_000_000
+    folders: int = 100_000
+    pace: int = 1024
+    grace: float = 5.0
+    redirects: int = 3
+    attempts: int = 4
+    longest_wait: float = 60.0
+    budget: float = 60.0
+    earned: float = 0.02
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time as the requests see it.
+
+    now     seconds, never going back
+    wall    seconds since 1970, which only a date in `Retry-After` is compared with
+    wait    waits so many seconds, or until the event is set
+    jitter  a number from 0 to 1, another one each time
+    """
+
+    now: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    wait: Callable[[threading.Event, float], object] = threading.Event.wait
+    jitter: Callable[[], float] = random.random
+
+
+LIMITS = Limits()
+CLOCK = Clock()
+
+
 class RequestFailed(Exception):
-    """No usable answer came; whether the server acted on the request is not known."""
+    """No usable answer came; whether the server acted on the request is not known.
+
+    `again` says that the same read may well succeed when it is tried once more.
+    """
+
+    def __init__(self, text: str, *, again: bool = False) -> None:
+        super().__init__(text)
+        self.again = again
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A status with the JSON object that came with it (empty when there was none) and the ETag."""
+    """A status with the JSON object that came with it, and the headers that matter here.
+
+    `flaw` says what is wrong with the body where it cannot be used; then `body` is empty.
+    """
 
     status: int
     body: dict[str, Any]
+    flaw: str
     etag: str | None
+    location: str | None
+    retry_after: str | None
+
+    @property
+    def cause(self) -> str:
+        """What it says of a failure, or else its status."""
+        said = self.body.get("error") or self.body.get("detail")
+        if said:
+            return str(said)
+        return f"status {self.status}" + (f", and the answer {self.flaw}" if self.flaw else "")
 
 
 def short(text: object) -> str:
     """Foreign text for a reason: one line, printable, at most 200 characters."""
-    shown = display_name(str(text))
+    shown = display_name(str(text)[:1000])
     return shown if len(shown) <= 200 else shown[:199] + "…"
 
 
@@ -51,10 +147,149 @@ def failure(method: str, path: str, cause: object) -> str:
     return f"HTTP request failed: {method} {path}: {short(cause)}"
 
 
-class Transport:
-    """A small pool of threads, each with a client of its own: their pools never contend."""
+class _Cut(Exception):
+    """The request is given up, and its connection with it; `again` as in RequestFailed."""
 
-    def __init__(self, where: Where) -> None:
+    def __init__(self, text: str, *, again: bool = False) -> None:
+        super().__init__(text)
+        self.again = again
+
+
+class _Allowance:
+    """What the current request of one connection may still take."""
+
+    def __init__(self, limits: Limits, clock: Clock, connect: float) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._connect = connect
+        self._end = 0.0
+        self._first: float | None = None
+        self._received = 0
+        self._most = 0
+
+    def begin(self, end: float) -> None:
+        """A new request, which has to be over at `end`."""
+        self._end = end
+        self._first = None
+        self._received = 0
+        self._most = self._limits.head_bytes
+
+    def body(self) -> None:
+        """The head has come; what follows is the body."""
+        self._most = self._limits.answer_bytes
+
+    def left(self) -> float:
+        """Seconds until the request must be over; raises _Cut when none are left."""
+        left = self._end - self._clock.now()
+        if left <= 0:
+            raise _Cut("the answer takes too long", again=True)
+        return left
+
+    def to_connect(self) -> float:
+        """Seconds that opening a connection may take; raises _Cut when none are left."""
+        return min(self._connect, self.left())
+
+    def received(self, count: int) -> None:
+        """Raises _Cut when it is too much, or comes too slowly."""
+        now = self._clock.now()
+        self._first = now if self._first is None else self._first
+        self._received += count
+        if self._received > self._most:
+            raise _Cut("the answer is too large")
+        if self._received < self._limits.pace * (now - self._first - self._limits.grace):
+            raise _Cut("the answer comes too slowly", again=True)
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection of which each read and each piece written is within the allowance."""
+
+    def __init__(self, stream: httpcore.NetworkStream, allowance: _Allowance) -> None:
+        self._stream = stream
+        self._allowance = allowance
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        piece = self._stream.read(max_bytes, self._allowance.left())
+        self._allowance.received(len(piece))
+        return piece
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        for start in range(0, len(buffer), _PIECE):
+            self._stream.write(buffer[start : start + _PIECE], self._allowance.left())
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        seconds = self._allowance.to_connect()
+        return _Stream(
+            self._stream.start_tls(ssl_context, server_hostname, seconds), self._allowance
+        )
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _Network(httpcore.SyncBackend):
+    """Opens such connections."""
+
+    def __init__(self, allowance: _Allowance) -> None:
+        self._allowance = allowance
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        seconds = self._allowance.to_connect()
+        opened = super().connect_tcp(host, port, seconds, local_address, socket_options)
+        return _Stream(opened, self._allowance)
+
+
+class _Client:
+    """The connection of one thread."""
+
+    def __init__(self, allowance: _Allowance, context: SSLContext | None) -> None:
+        self.allowance = allowance
+        self.pool = httpcore.ConnectionPool(
+            ssl_context=context,
+            max_connections=1,
+            keepalive_expiry=IDLE_SECONDS,
+            network_backend=_Network(self.allowance),
+        )
+
+
+class _Budget:
+    """Seconds that failures may still cost, for all threads of one backend."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._most = self._left = limits.budget
+        self._earned = limits.earned
+        self._guard = threading.Lock()
+
+    def earn(self) -> None:
+        with self._guard:
+            self._left = min(self._most, self._left + self._earned)
+
+    def spend(self, seconds: float) -> bool:
+        """Whether there was so much; what there was is gone in any case."""
+        with self._guard:
+            enough = seconds < self._left
+            self._left = max(0.0, self._left - seconds)
+            return enough
+
+
+class Transport:
+    """A small pool of threads, each with a connection of its own: they never contend."""
+
+    def __init__(self, where: Where, limits: Limits = LIMITS, clock: Clock = CLOCK) -> None:
         """Raises UsageError for a key that would travel in the clear."""
         url = urlsplit(where.location)
         loopback = url.hostname in ("localhost", "127.0.0.1", "::1")
@@ -64,37 +299,44 @@ class Transport:
                 why=f"{where.location} is plain http.",
                 hint="Use https, or --insecure-http if the network is yours alone.",
             )
-        self._base = where.location.rstrip("/")
-        self._headers = {"Accept-Encoding": "identity"}
+        self.limits = limits
+        self._clock = clock
+        try:
+            self._origin = _origin(url)
+        except ValueError:
+            raise UsageError("No server can have this name.", why=f"{url.hostname}.") from None
+        self._base = quote(url.path.rstrip("/"), safe="/%")
+        self._headers = {
+            "Host": _authority(self._origin),
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+        }
         if where.key is not None:
-            self._headers["Authorization"] = f"Bearer {where.key.reveal()}"
+            self._headers["Authorization"] = f"Bearer {_sendable(where.key)}"
+        self._context = httpcore.default_ssl_context() if url.scheme == "https" else None
         self._timeout = where.timeout
         self._handshake = min(where.handshake, where.timeout)
         self._connections = where.parallelism or CONNECTIONS
-        self._loopback = loopback
         self._local = threading.local()
-        self._clients: list[httpx.Client] = []
+        self._clients: list[_Client] = []
         self._guard = threading.Lock()
+        self._budget = _Budget(limits)
+        self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(self._connections, thread_name_prefix="hdev-http")
         self.requests = 0
 
     def close(self) -> None:
+        self._closed.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         for client in self._clients:
-            client.close()
+            client.pool.close()
         self._clients.clear()
 
-    def _client(self) -> httpx.Client:
-        client: httpx.Client | None = getattr(self._local, "client", None)
+    def _client(self) -> _Client:
+        client: _Client | None = getattr(self._local, "client", None)
         if client is None:
-            client = httpx.Client(
-                headers=self._headers,
-                follow_redirects=False,  # the key is for this origin only
-                # The environment may name proxies, which a loopback server must not go through,
-                # and a .netrc, which would add credentials that nobody asked for.
-                trust_env=False,
-            )
-            self._local.client = client
+            allowance = _Allowance(self.limits, self._clock, self._handshake)
+            client = self._local.client = _Client(allowance, self._context)
             with self._guard:
                 self._clients.append(client)
         return client
@@ -111,51 +353,123 @@ class Transport:
         """One request. Raises RequestFailed, or KeyRefusedError for 401.
 
         The whole answer has to come within the timeout (`seconds` where it is another than that
-        of the transport) and the size limit.
+        of the transport) and the limits. A GET follows redirects within the origin; of a write a
+        redirect is the answer.
         """
         content = None
-        sent = dict(headers or {})
+        sent = _encoded({**self._headers, **(headers or {})})
         if body is not None:
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-            sent["Content-Type"] = "application/json"
+            sent.append((b"Content-Type", b"application/json"))
+        end = self._clock.now() + (seconds if seconds is not None else self._timeout)
+        target = self._base + path
+        for _ in range(self.limits.redirects + 1):
+            answer = self._exchange(method, path, target, sent, content, end)
+            if answer.status == 401:
+                raise KeyRefusedError(
+                    "The server refused the key.",
+                    why=failure(method, path, f"401 {answer.body.get('detail', '')}".rstrip())
+                    + ".",
+                    hint="Check the key: --api-key, HDEV_MEMORY_HTTP_API_KEY, or the "
+                    "configuration.",
+                )
+            if answer.status not in _REDIRECTS or method != "GET":
+                return answer
+            target = self._redirected(path, target, answer)
+        raise RequestFailed(failure(method, path, "redirects without an end"))
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        target: str,
+        headers: list[tuple[bytes, bytes]],
+        content: bytes | None,
+        end: float,
+    ) -> Answer:
         self.requests += 1
-        seconds = seconds if seconds is not None else self._timeout
-        deadline = time.monotonic() + seconds
+        scheme, host, port = self._origin
+        url = httpcore.URL(scheme=scheme, host=host, port=port, target=target)
+        client = self._client()
+        client.allowance.begin(end)
         raw = bytearray()
         try:
-            with self._client().stream(
-                method,
-                self._base + path,
-                content=content,
-                headers=sent,
-                timeout=httpx.Timeout(seconds, connect=min(self._handshake, seconds)),
-            ) as response:
-                for chunk in response.iter_raw():
-                    raw += chunk
-                    if len(raw) > MAX_ANSWER_BYTES:
-                        raise RequestFailed(failure(method, path, "the answer is too large"))
-                    if time.monotonic() > deadline:
-                        raise RequestFailed(failure(method, path, "the answer takes too long"))
-        except httpx.HTTPError as error:
+            with client.pool.stream(method, url, headers=headers, content=content) as response:
+                self._check_head(response.headers)
+                client.allowance.body()
+                for piece in response.iter_stream():
+                    raw += piece
+        except _Cut as cut:
+            raise RequestFailed(failure(method, path, cut), again=cut.again) from None
+        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
             cause = str(error) or type(error).__name__
-            raise RequestFailed(failure(method, path, cause)) from None
-        if response.status_code == 401:
-            raise KeyRefusedError(
-                "The server refused the key.",
-                why=failure(method, path, f"401 {_detail(bytes(raw))}".rstrip()) + ".",
-                hint="Check the key: --api-key, HDEV_MEMORY_HTTP_API_KEY, or the configuration.",
-            )
-        if response.is_redirect:
-            raise RequestFailed(
-                failure(method, path, f"{response.status_code} redirects to another address")
-            )
-        return Answer(response.status_code, _object(bytes(raw)), response.headers.get("etag"))
+            raise RequestFailed(failure(method, path, cause), again=True) from None
+        body, flaw = self._object(bytes(raw), _header(response.headers, "content-type") or "")
+        return Answer(
+            status=response.status,
+            body=body,
+            flaw=flaw,
+            etag=_header(response.headers, "etag"),
+            location=_header(response.headers, "location"),
+            retry_after=_header(response.headers, "retry-after"),
+        )
+
+    def _check_head(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Raises _Cut before the body is read."""
+        if len(headers) > self.limits.headers:
+            raise _Cut(f"the answer has more than {self.limits.headers} headers")
+        encoding = (_header(headers, "content-encoding") or "identity").lower()
+        if encoding != "identity":
+            # Never decompressed: a few bytes can stand for gigabytes, and nobody asked for it.
+            raise _Cut(f"the answer is encoded as {encoding}, which was not asked for")
+
+    def _redirected(self, path: str, target: str, answer: Answer) -> str:
+        """Where a read goes on, within the origin. Raises RequestFailed."""
+        here = f"{self._origin[0]}://{_authority(self._origin)}{target}"
+        try:
+            url = urlsplit(urljoin(here, answer.location or ""))
+            inside = _origin(url) == self._origin and "@" not in url.netloc
+        except ValueError:
+            inside = False
+        if not answer.location or not inside:
+            # The key is for this origin only.
+            cause = f"{answer.status} redirects to another address: {answer.location}"
+            raise RequestFailed(failure("GET", path, cause))
+        return quote(url.path or "/", safe=_PATH) + (f"?{url.query}" if url.query else "")
+
+    def _object(self, raw: bytes, kind: str) -> tuple[dict[str, Any], str]:
+        """The JSON object of an answer, and what is wrong with it."""
+        if not raw:
+            return {}, "is empty"
+        media, _, parameters = kind.lower().partition(";")
+        charset = parameters.strip().removeprefix("charset=").strip('"')
+        if media.strip() != "application/json" or charset not in ("", "utf-8"):
+            return {}, f"is {short(kind) or 'of no stated type'}, not JSON"
+        if self._too_many(raw):
+            return {}, "holds too many values"
+        try:
+            found = decode_object(raw.decode())
+        except UnicodeDecodeError:
+            return {}, "is not UTF-8"
+        except NotCanonical as error:
+            return {}, TOO_DEEP if "nested" in str(error) else str(error)
+        if raw.count(b"{") + raw.count(b"[") > self.limits.depth and _deeper(
+            found, self.limits.depth
+        ):
+            return {}, TOO_DEEP
+        return found, ""
+
+    def _too_many(self, raw: bytes) -> bool:
+        if len(raw) <= self.limits.values:
+            return False
+        outside = _STRING.sub(b"", raw)
+        return sum(outside.count(mark) for mark in (b",", b"[", b"{")) > self.limits.values
 
     def shake_hands(self, *paths: str) -> list[Answer]:
         """The answers to the first reads, which share their time; raises as `request`.
 
-        They run in a thread that is left behind when the time is up: the look-up of a name and a
-        server that drips its answer know no timeout of their own.
+        They run in a thread that is left behind when the time is up: the look-up of a name knows
+        no timeout of its own.
         """
         outcome: list[list[Answer] | BaseException] = []
         longer = self._handshake + 1  # so that the thread left behind ends soon as well
@@ -171,25 +485,48 @@ class Transport:
         thread.join(self._handshake)
         if not outcome:
             raise RequestFailed(
-                f"HTTP request failed: no answer within {self._handshake:g} seconds"
+                f"HTTP request failed: no answer within {self._handshake:g} seconds", again=True
             )
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0]
 
     def get(self, path: str) -> Answer:
-        """A read, tried again where trying again can help: three times at most."""
-        for attempt in (1, 2, 3):
+        """A read, tried again where that can help, as long as the budget lasts.
+
+        The only place where anything is tried again.
+        """
+        for attempt in range(1, self.limits.attempts + 1):
+            begun = self._clock.now()
+            failed: RequestFailed | None = None
+            answer: Answer | None = None
             try:
                 answer = self.request("GET", path)
-            except RequestFailed:
-                if attempt == 3:
-                    raise
-            else:
-                if answer.status not in (429, 502, 503, 504) or attempt == 3:
-                    return answer
-            time.sleep(0.05 * attempt)
-        raise AssertionError("three attempts have ended")
+            except RequestFailed as error:
+                failed = error
+            if answer is not None and answer.status not in _RETRIED:
+                self._budget.earn()
+                return answer
+            pause = self._pause(attempt, answer.retry_after if answer is not None else None)
+            again = attempt < self.limits.attempts and (failed is None or failed.again)
+            cost = self._clock.now() - begun + (pause or 0.0)
+            if again and pause is not None and self._budget.spend(cost):
+                self._clock.wait(self._closed, pause)
+                if not self._closed.is_set():
+                    continue
+            if failed is not None:
+                raise failed
+            assert answer is not None
+            return answer
+        raise AssertionError("the last attempt has ended")
+
+    def _pause(self, attempt: int, asked: str | None) -> float | None:
+        """Seconds before the next attempt; None where the server asks for too many."""
+        own = 0.05 * 2.0**attempt * (0.5 + self._clock.jitter() / 2)
+        wished = _retry_after(asked, self._clock.wall())
+        if wished > self.limits.longest_wait:
+            return None
+        return max(own, wished)
 
     def map(self, call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """`call` for each item, several at a time, results in order, memory flat."""
@@ -206,22 +543,80 @@ class Transport:
                 future.cancel()
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+Origin = tuple[str, str, int]
+
+
+def _origin(url: SplitResult) -> Origin:
+    """Scheme, host as it goes over the wire, and port. Raises ValueError where one is none."""
+    host = (url.hostname or "").lower()
+    port = url.port or _DEFAULT_PORTS.get(url.scheme, 0)
+    return url.scheme, host if host.isascii() else host.encode("idna").decode(), port
+
+
+def _authority(origin: Origin) -> str:
+    scheme, host, port = origin
+    shown = f"[{host}]" if ":" in host else host
+    return shown if port == _DEFAULT_PORTS[scheme] else f"{shown}:{port}"
+
+
+def _sendable(key: Secret) -> str:
+    """Raises UsageError for a key that no header can hold; the library's message would show it."""
+    text = key.reveal()
+    if not text.isascii() or not text.isprintable():
+        raise UsageError(
+            "The key holds a character that cannot be sent.",
+            hint="Check where the key comes from: a line break or a letter that is not ASCII.",
+        )
+    return text
+
+
+def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), text.encode("latin-1")) for name, text in headers.items()]
+
+
+def _header(headers: list[tuple[bytes, bytes]], name: str) -> str | None:
+    """A header's text; of several all, with commas; None where there is none."""
+    found = [value for other, value in headers if other.lower() == name.encode()]
+    return b", ".join(found).decode("latin-1") if found else None
+
+
+def _retry_after(text: str | None, now: float) -> float:
+    """Seconds that a server asks for: a number, or a date; 0 for anything else."""
+    if text is None:
+        return 0.0
+    if text.isascii() and text.isdigit():
+        return float(text[:12])
     try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except (ValueError, OverflowError):
+        return 0.0
 
 
-def _detail(raw: bytes) -> str:
-    return str(_object(raw).get("detail", ""))
+def _deeper(value: Any, depth: int) -> bool:
+    """Whether it has more levels of objects and lists than `depth`."""
+    level = [value]
+    while level and depth > 0:
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        depth -= 1
+    return bool(level)
 
 
 def unreachable(location: str, error: RequestFailed) -> BackendError:
+    """What a request that failed comes to, where nothing can go on without it."""
+    if error.again:
+        return BackendError(
+            "The memory server cannot be reached.",
+            why=f"{error}.",
+            hint=f"Check that {location} is right and that the server runs. If it is only slow, "
+            "give it longer with HDEV_MEMORY_HTTP_TIMEOUT, in seconds.",
+        )
     return BackendError(
-        "The memory server cannot be reached.",
+        "The memory server gives no answer that can be used.",
         why=f"{error}.",
-        hint=f"Check that {location} is right and that the server runs. If it is only slow, give "
-        "it longer with HDEV_MEMORY_HTTP_TIMEOUT, in seconds.",
+        hint=f"Check that {location} is right, and what stands between here and the server.",
     )
