@@ -10,7 +10,6 @@ nox.options.default_venv_backend = "venv"
 PINNED = ("-c", "constraints.txt")
 TEST_TOOLS = (
     "fastapi",
-    "httpx",
     "hypothesis",
     "pexpect",
     "pytest",
@@ -42,8 +41,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Ratios against peers in one run; `-- --quick` takes smaller sizes. Run by hand only."""
-    # fastapi is what the emulated server is made with, httpx what a plain migrator would use
-    session.install(*PINNED, "fastapi", "httpx", ".")
+    session.install(*PINNED, "fastapi", ".")  # fastapi is what the emulated server is made with
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
 
 

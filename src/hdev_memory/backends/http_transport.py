@@ -7,6 +7,7 @@ or fill more memory, than a long answer of an honest server would.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import httpcore
+import httpx
 
 from hdev_memory.backends.base import Secret, Where
 from hdev_memory.core.digest import NotCanonical, decode_object
@@ -253,17 +255,77 @@ class _Network(httpcore.SyncBackend):
         return _Stream(opened, self._allowance)
 
 
-class _Client:
-    """The connection of one thread."""
+class _Bounded(httpx.BaseTransport):
+    """One connection whose every byte is within an allowance.
+
+    httpx's own transport takes no network backend, so this one stands in its place. No httpx.Client
+    is around it: redirects, cookies, decoding, proxies and `.netrc` are what it must not do.
+    """
 
     def __init__(self, allowance: _Allowance, context: SSLContext | None) -> None:
         self.allowance = allowance
-        self.pool = httpcore.ConnectionPool(
+        self._pool = httpcore.ConnectionPool(
             ssl_context=context,
             max_connections=1,
             keepalive_expiry=IDLE_SECONDS,
-            network_backend=_Network(self.allowance),
+            network_backend=_Network(allowance),
         )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The answer, its body not read yet. Raises httpx.TransportError or _Cut."""
+        url = request.url
+        with _as_httpx(request):
+            answer = self._pool.handle_request(
+                httpcore.Request(
+                    method=request.method,
+                    url=httpcore.URL(
+                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                )
+            )
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=_Body(answer, request),
+            request=request,
+        )
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class _Body(httpx.SyncByteStream):
+    """The body of an answer, as it comes."""
+
+    def __init__(self, answer: httpcore.Response, request: httpx.Request) -> None:
+        self._answer = answer
+        self._request = request
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _as_httpx(self._request):
+            yield from self._answer.iter_stream()
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+@contextlib.contextmanager
+def _as_httpx(request: httpx.Request) -> Iterator[None]:
+    """The errors of the layer below in httpx's words."""
+    try:
+        yield
+    except httpcore.TimeoutException as error:
+        raise httpx.TimeoutException(_cause(error), request=request) from None
+    except httpcore.NetworkError as error:
+        raise httpx.NetworkError(_cause(error), request=request) from None
+    except (httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
+        raise httpx.RemoteProtocolError(_cause(error), request=request) from None
+
+
+def _cause(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 class _Budget:
@@ -305,6 +367,7 @@ class Transport:
             self._origin = _origin(url)
         except ValueError:
             raise UsageError("No server can have this name.", why=f"{url.hostname}.") from None
+        self._root = f"{url.scheme}://{_authority(self._origin)}"
         self._base = quote(url.path.rstrip("/"), safe="/%")
         self._headers = {
             "Host": _authority(self._origin),
@@ -318,7 +381,7 @@ class Transport:
         self._handshake = min(where.handshake, where.timeout)
         self._connections = where.parallelism or CONNECTIONS
         self._local = threading.local()
-        self._clients: list[_Client] = []
+        self._clients: list[_Bounded] = []
         self._guard = threading.Lock()
         self._budget = _Budget(limits)
         self._closed = threading.Event()
@@ -329,14 +392,14 @@ class Transport:
         self._closed.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         for client in self._clients:
-            client.pool.close()
+            client.close()
         self._clients.clear()
 
-    def _client(self) -> _Client:
-        client: _Client | None = getattr(self._local, "client", None)
+    def _client(self) -> _Bounded:
+        client: _Bounded | None = getattr(self._local, "client", None)
         if client is None:
             allowance = _Allowance(self.limits, self._clock, self._handshake)
-            client = self._local.client = _Client(allowance, self._context)
+            client = self._local.client = _Bounded(allowance, self._context)
             with self._guard:
                 self._clients.append(client)
         return client
@@ -388,30 +451,33 @@ class Transport:
         end: float,
     ) -> Answer:
         self.requests += 1
-        scheme, host, port = self._origin
-        url = httpcore.URL(scheme=scheme, host=host, port=port, target=target)
         client = self._client()
         client.allowance.begin(end)
         raw = bytearray()
         try:
-            with client.pool.stream(method, url, headers=headers, content=content) as response:
-                self._check_head(response.headers)
+            request = httpx.Request(
+                method, f"{self._root}{target}", headers=headers, content=content
+            )
+            response = client.handle_request(request)
+            try:
+                self._check_head(response.headers.raw)
                 client.allowance.body()
-                for piece in response.iter_stream():
+                for piece in response.iter_raw():
                     raw += piece
+            finally:
+                response.close()
         except _Cut as cut:
             raise RequestFailed(failure(method, path, cut), again=cut.again) from None
-        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
-            cause = str(error) or type(error).__name__
-            raise RequestFailed(failure(method, path, cause), again=True) from None
-        body, flaw = self._object(bytes(raw), _header(response.headers, "content-type") or "")
+        except httpx.TransportError as error:
+            raise RequestFailed(failure(method, path, error), again=True) from None
+        body, flaw = self._object(bytes(raw), _header(response.headers.raw, "content-type") or "")
         return Answer(
-            status=response.status,
+            status=response.status_code,
             body=body,
             flaw=flaw,
-            etag=_header(response.headers, "etag"),
-            location=_header(response.headers, "location"),
-            retry_after=_header(response.headers, "retry-after"),
+            etag=_header(response.headers.raw, "etag"),
+            location=_header(response.headers.raw, "location"),
+            retry_after=_header(response.headers.raw, "retry-after"),
         )
 
     def _check_head(self, headers: list[tuple[bytes, bytes]]) -> None:
@@ -425,9 +491,8 @@ class Transport:
 
     def _redirected(self, path: str, target: str, answer: Answer) -> str:
         """Where a read goes on, within the origin. Raises RequestFailed."""
-        here = f"{self._origin[0]}://{_authority(self._origin)}{target}"
         try:
-            url = urlsplit(urljoin(here, answer.location or ""))
+            url = urlsplit(urljoin(self._root + target, answer.location or ""))
             inside = _origin(url) == self._origin and "@" not in url.netloc
         except ValueError:
             inside = False
