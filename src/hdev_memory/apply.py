@@ -270,7 +270,8 @@ def writing(opened: OpenPlan) -> Iterator[Writing]:
             yield action
 
 
-def _batches(items: Iterable[Writing], size: int = BATCH) -> Iterator[list[Writing]]:
+def batches(items: Iterable[Writing], size: int = BATCH) -> Iterator[list[Writing]]:
+    """The items in lists of `size`, the last one shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
@@ -310,7 +311,7 @@ def _preflight(
     verdicts = bytearray()
     drifts: list[Drift] = []
     half: list[str] = []
-    for batch in _batches(writing(opened)):
+    for batch in batches(writing(opened)):
         if run.stop():
             raise InterruptedEarly(_EARLY)
         pending: list[Create | Overwrite] = []
@@ -698,7 +699,7 @@ def verify(
     normalisation = opened.plan.head.normalisation
     total = opened.plan.tail.summary.writes
     right, wrong = 0, []
-    for batch in _batches(writing(opened)):
+    for batch in batches(writing(opened)):
         for action, held in zip(batch, target.read([a.key for a in batch]), strict=True):
             _, after = transition(action)
             current, unknown = _state(held, normalisation)

@@ -7,7 +7,7 @@ HdevError                     1   something failed, nothing was written
 ├── DriftError                3   the world is not what the plan says; nothing was written
 ├── PartialError              4   some entries failed, or the run was stopped; apply again
 ├── PolicyError               5   a guard or a policy refused
-├── LockedError               7   another apply holds the plan
+├── LockedError               7   somebody else holds the plan, or the target
 ├── PlanError                 8   plan damaged, edited, expired, or for another target
 ├── AuditError                8   audit log damaged or edited
 ├── UnanchoredError          10   audit log intact, but nothing outside of it vouches for its end

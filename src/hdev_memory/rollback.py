@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hdev_memory.apply import describe, writing
+from hdev_memory.apply import batches, describe, writing
 from hdev_memory.backends.base import (
     BATCH,
     EVERYTHING,
@@ -87,8 +87,7 @@ def survey(
     normalisation = opened.plan.head.normalisation
     befores: dict[str, State | None] = {}
     changed: list[Changed] = []
-    actions = writing(opened)
-    while batch := [action for action, _ in zip(actions, range(BATCH), strict=False)]:
+    for batch in batches(writing(opened)):
         for action, held in zip(batch, target.read([a.key for a in batch]), strict=True):
             if action.key not in intended:
                 continue

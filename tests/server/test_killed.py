@@ -275,3 +275,15 @@ def test_two_servers_do_not_serve_one_folder(tmp_path):
 
     assert second.returncode == 7
     assert "Traceback" not in second.stderr
+
+
+def test_what_was_staged_and_not_recorded_is_removed_when_the_server_starts_again(tmp_path):
+    put_entry(tmp_path, "d/a", "x")
+    (tmp_path / ".hdev-journal").touch()  # the server before did not stop well
+    (tmp_path / "d/.hdev-tmp-server-0123456789abcdefc-aabbccddeeff").write_text("half")
+    with MemoryServer(tmp_path):
+        pass
+
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} >= {"a.md"}
+    assert not list(tmp_path.rglob(".hdev-tmp-*"))
+    assert not (tmp_path / ".hdev-journal").exists()

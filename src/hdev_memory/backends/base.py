@@ -42,6 +42,7 @@ from hdev_memory.core.entry import (
     Unreadable,
     Value,
 )
+from hdev_memory.errors import UsageError
 
 MAX_ENTRY_BYTES = 64 * 1024 * 1024
 """Content larger than this is not read: it is reported as unreadable."""
@@ -223,6 +224,13 @@ PERMISSION_DENIED = "Permission denied on target"
 """The reason that users see where the target does not let them write."""
 
 
+class Holder(Value, frozen=True):
+    """Who holds a store; `expires_in` seconds more, None until it lets go."""
+
+    name: str
+    expires_in: int | None = None
+
+
 class Reader(Protocol):
     """The half of a backend that cannot change anything."""
 
@@ -321,6 +329,17 @@ class Backend(Reader, Protocol):
         """
         ...
 
+    def holder(self) -> Holder | None:
+        """Who holds the store now; None when nobody does. Raises UsageError without locks."""
+        ...
+
+    def release(self) -> bool:
+        """Break the lock, whoever has it; False when nobody has.
+
+        Raises UsageError where a lock cannot be broken.
+        """
+        ...
+
 
 class Closing:
     """The context manager of every backend."""
@@ -356,6 +375,12 @@ class Whole(Closing):
 
     def hold(self, holder: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def holder(self) -> Holder | None:
+        raise UsageError("This memory has no lock.")
+
+    def release(self) -> bool:
+        raise UsageError("This memory has no lock.")
 
 
 def parts_of(

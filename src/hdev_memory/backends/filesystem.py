@@ -24,6 +24,7 @@ from hdev_memory.backends.base import (
     Change,
     Closing,
     Endpoint,
+    Holder,
     Receipt,
     Scope,
     Session,
@@ -55,7 +56,10 @@ from hdev_memory.core.entry import (
     check_key,
     display_name,
 )
-from hdev_memory.errors import LockedError, StoreError
+from hdev_memory.errors import LockedError, StoreError, UsageError
+
+_OURS = ".hdev-"
+"""Files of our own in a store: staged ones, and what a server keeps beside the entries."""
 
 STORE_MARKER = ".hdev-store"
 """A file in the root of a store that a memory server keeps: `{"store": "<id>"}`."""
@@ -255,7 +259,7 @@ class FilesystemBackend(Closing):
                     elif name == STORE_MARKER:
                         store = self._marker(folder)
                         self.stores |= {store} if store is not None else set()
-                    elif name.startswith(durable.STAGED_PREFIX):
+                    elif name.startswith(_OURS) and not name.startswith(durable.KEPT_PREFIX):
                         pass
                     elif found.is_symlink() and found.is_dir() and scope.folder(prefix + name):
                         items.append((display_name(name) + "/", _REPORT, name, LINK))
@@ -356,6 +360,28 @@ class FilesystemBackend(Closing):
         finally:
             os.close(held)
 
+    def holder(self) -> Holder | None:
+        if self._root is None:
+            return None
+        held = os.open(".", FOLDER, dir_fd=self._root)
+        try:
+            if durable.try_lock(held):
+                return None
+            number = _locker(os.fstat(held).st_ino)
+        finally:
+            os.close(held)
+        return Holder(name=f"process {number}" if number else "another process")
+
+    def release(self) -> bool:
+        holder = self.holder()
+        if holder is None:
+            return False
+        raise UsageError(
+            "The lock of a folder cannot be broken.",
+            why=f"It belongs to {holder.name}, and ends with it.",
+            hint="End that process; nothing has to be cleaned up behind it.",
+        )
+
     def _prove(self, root: int) -> None:
         if self._proved or self.capabilities.cas != "atomic":
             return
@@ -404,6 +430,19 @@ def _is_old_entry(folder: int, name: str) -> bool:
         return {"content", "metadata"} <= decode_object(text.decode()).keys()
     except (OSError, NotAFile, TooLarge, UnicodeDecodeError, NotCanonical):
         return False
+
+
+def _locker(inode: int) -> int | None:
+    """The process that has an flock on an inode, where the system tells (proc_locks(5))."""
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        words = line.split()
+        if "FLOCK" in words and words[5].rpartition(":")[2] == str(inode):
+            return int(words[4])
+    return None
 
 
 def _seems_to_exchange(path: Path) -> bool:

@@ -7,6 +7,7 @@ dot in it. What is done about each of these is said where it is done.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from hdev_memory.backends.base import (
     Drifted,
     Endpoint,
     Failed,
+    Holder,
     Put,
     Receipt,
     Removed,
@@ -34,6 +36,7 @@ from hdev_memory.backends.base import (
     parts_of,
     state_of,
 )
+from hdev_memory.backends.http_lease import Lease, force, status
 from hdev_memory.backends.http_transport import (
     CLOCK,
     LIMITS,
@@ -104,6 +107,7 @@ class HttpBackend(Whole):
         self._location = where.location
         self._folders: set[str] = set()
         self._entries: set[str] = set()
+        self._fence: int | None = None
         try:
             self._handshake()
         except BaseException:
@@ -136,6 +140,7 @@ class HttpBackend(Whole):
         found = health.body.get("details")
         details: dict[str, Any] = found if isinstance(found, dict) else {}
         self._ours = details.get("server") == "hdev-memory"
+        self._locks = self._ours and details.get("lock") is True
         self.capabilities = _our_capabilities(details) if self._ours else EXISTING
         store = details.get("store") if self._ours else None
         named = isinstance(store, str) and store.isprintable() and len(store) <= _STORE_LENGTH
@@ -398,6 +403,25 @@ class HttpBackend(Whole):
 
     # Writing
 
+    @contextlib.contextmanager
+    def hold(self, holder: str) -> Iterator[None]:
+        """The lease of our own server; the existing one has no locks."""
+        if not self._locks:
+            yield
+            return
+        with Lease(self._transport, self._location, holder) as lease:
+            self._fence = lease.fence
+            try:
+                yield
+            finally:
+                self._fence = None
+
+    def holder(self) -> Holder | None:
+        return status(self._transport, self._location) if self._locks else super().holder()
+
+    def release(self) -> bool:
+        return force(self._transport, self._location) if self._locks else super().release()
+
     def parts(self, key: str, normalisation: Normalisation) -> Parts | Unreadable:
         return parts_of(self._read(key), normalisation)
 
@@ -438,6 +462,8 @@ class HttpBackend(Whole):
         if reason is not None:
             return Failed(key=change.key, reason=reason, intact=True)
         headers: dict[str, str] = {}
+        if self._fence is not None:
+            headers["Hdev-Fence"] = str(self._fence)
         if self._ours:
             headers["Hdev-Metadata"] = "replace"
             if change.before is None and not change.resumed:

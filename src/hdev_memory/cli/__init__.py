@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "migrate-memory": ("migrate_memory:migrate_memory", "Plan and apply in one step."),
     "memory-server": ("memory_server:memory_server", "Serve a memory over HTTP."),
     "session": ("session:session", "Take !migrate_memory commands from a prompt or a pipe."),
+    "lock status": ("lock:lock_status", "Tell who holds a memory."),
+    "lock release": ("lock:lock_release", "Break the lock of a memory server."),
     "backups list": ("backups:backups_list", "List the pre-images that plans have kept."),
     "backups prune": ("backups:backups_prune", "Remove pre-images of finished plans."),
     "config show": ("config:config_show", "Show each setting and where it comes from."),
@@ -43,6 +45,7 @@ GROUPS = {
     "audit": "Check and show audit logs.",
     "backups": "List and remove pre-images.",
     "config": "Look at the configuration.",
+    "lock": "See and break the lock on a memory.",
 }
 
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}

@@ -60,7 +60,8 @@ class Journal:
     def __init__(self, root: Path) -> None:
         """Raises OSError."""
         self._path = root / JOURNAL_FILE
-        if not self._path.exists():
+        self._unclean = self._path.exists()  # a server that stops well takes its journal along
+        if not self._unclean:
             durable.write_whole(self._path, b"")
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file: int | None = os.open(self._path, flags)
@@ -116,6 +117,11 @@ class Journal:
                 keys = [change.key for change in changes]
                 kept.extend(backend.tidy([RUN], keys, _transitions(changes), normalisation))
             durable.disk.truncate(self._file, 0)
+            if self._unclean:
+                # Staged and not yet recorded. A folder that cannot be listed keeps them: they are
+                # never taken for entries, and the folder says so itself when it is asked for.
+                with contextlib.suppress(StoreError):
+                    kept.extend(backend.tidy([RUN], backend.keys(), {}, normalisation))
             return Recovered(left=tuple(left), kept=tuple(kept))
 
     def _cut_off(self) -> Iterator[_Batch]:

@@ -1,0 +1,79 @@
+"""`hdev lock`: who holds a memory, and how to break a lock that nobody gives back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hdev_memory.cli import options as flags
+
+if TYPE_CHECKING:
+    from hdev_memory.backends.base import Backend
+
+Place = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The memory: an endpoint.")]
+
+
+def lock_status(
+    endpoint: Place,
+    api_key: flags.ApiKey = None,
+    insecure_http: flags.InsecureHttp = False,
+    json: flags.Json = False,
+) -> int:
+    """Tell who holds ENDPOINT: an apply, or the server that serves a folder."""
+    from hdev_memory.cli import context
+
+    with _opened(endpoint, api_key, insecure_http) as backend:
+        holder = backend.holder()
+    if json:
+        context.print_json(
+            {
+                "type": "lock",
+                "held": holder is not None,
+                "holder": holder.name if holder is not None else None,
+                "expires_in": holder.expires_in if holder is not None else None,
+            }
+        )
+    elif holder is None:
+        context.say("Nobody holds it.")
+    else:
+        left = f", {holder.expires_in} seconds left" if holder.expires_in is not None else ""
+        context.say_foreign(f"Held by {holder.name}{left}.")
+    return 0
+
+
+def lock_release(
+    endpoint: Place,
+    api_key: flags.ApiKey = None,
+    insecure_http: flags.InsecureHttp = False,
+) -> int:
+    """Break the lock of the server ENDPOINT, whoever has it; its writes are refused from then on.
+
+    The lock of a folder ends with the process that has it, and is never broken.
+    """
+    from hdev_memory.cli import context
+
+    with _opened(endpoint, api_key, insecure_http) as backend:
+        released = backend.release()
+    context.say("Released." if released else "Nobody held it.")
+    return 0
+
+
+@contextlib.contextmanager
+def _opened(endpoint: str, api_key: str | None, insecure_http: bool) -> Iterator[Backend]:
+    from hdev_memory.backends import open_backend
+    from hdev_memory.cli import context, steps
+    from hdev_memory.config import EndFlags, resolve
+
+    (key,) = steps.from_argv(api_key)
+    end = resolve(
+        context.settings(),
+        EndFlags(),
+        EndFlags(endpoint=endpoint),
+        shared_api_key=key,
+        insecure_http=insecure_http,
+    ).target
+    with open_backend(end.where, must_exist=True) as backend:
+        yield backend
