@@ -9,14 +9,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Literal, Self
+from typing import IO, Literal
 
 import msgspec
 
 from hdev_memory import durable
 from hdev_memory.backends.base import (
     EVERYTHING,
+    Closing,
     Drifted,
     Failed,
     Put,
@@ -51,7 +51,7 @@ BACKUP = "backup"
 _SPOOL_BYTES = 32 * 1024 * 1024
 
 
-class OpenPlan:
+class OpenPlan(Closing):
     """A plan that was checked to its last byte, and a private copy of what was checked.
 
     The copy is why an edit of the file between the check and the run changes nothing; it lives in
@@ -104,17 +104,6 @@ class OpenPlan:
 
     def close(self) -> None:
         self._copy.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:
@@ -235,7 +224,7 @@ UNVERIFIED = "unverified"
 """The evidence of a failure after which nothing is known of the entry: its intent stays open."""
 
 
-class Journal:
+class Journal(Closing):
     """The audit log of one plan, open for appending; the file is the journal of apply as well.
 
     records   the beginnings and ends of earlier runs
@@ -343,19 +332,8 @@ class Journal:
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Backup:
+class Backup(Closing):
     """The pre-images of a plan: a folder store of every entry as it was before it was changed."""
 
     def __init__(self, folder: Path, normalisation: Normalisation) -> None:
@@ -420,17 +398,6 @@ class Backup:
 
     def close(self) -> None:
         self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Kept(Value, frozen=True):
@@ -501,7 +468,7 @@ def read_audit(folder: Path) -> Iterator[tuple[audit.Record, audit.Headmark]]:
         ) from None
 
 
-class Lock:
+class Lock(Closing):
     """One apply at a time for a plan folder; it ends with the process, and is never broken."""
 
     def __init__(self, folder: Path) -> None:
@@ -515,13 +482,5 @@ class Lock:
                 hint="Wait for it to end, then run the command again.",
             )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         os.close(self._descriptor)
