@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.benchmarks import migrating, planning, starting
-from tests.benchmarks.measuring import REPOSITORY, Missing, Row, figure
+from tests.benchmarks import applying, migrating, planning, starting
+from tests.benchmarks.measuring import NO_AIM, REPOSITORY, Missing, Row, figure
 
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
 
@@ -37,6 +37,7 @@ def benchmarks(*, quick: bool) -> dict[str, Benchmark]:
         "migrate": partial(
             migrating.against_sequential, entries=1_000 if quick else 10_000, rounds=3
         ),
+        "apply": partial(applying.against_rsync, entries=2_000 if quick else 10_000, rounds=3),
         "start": partial(starting.against_typer, rounds=10 if quick else 20),
         "memory": partial(
             planning.peak_memory, entries=20_000 if quick else 100_000, rounds=1 if quick else 3
@@ -57,7 +58,8 @@ def table(rows: Sequence[Row | Missing]) -> Iterator[str]:
                 yield f"| {row.name} | {ours} | | | under {row.aim:g} {row.unit} | {row.verdict} |"
             case Row():
                 ours, theirs = figure(row.ours, row.unit), figure(row.theirs, row.unit)
-                ratio = f"{row.ratio:.2f} | at most {row.aim:g}"
+                aim = "" if row.aim == NO_AIM else f"at most {row.aim:.3g}"
+                ratio = f"{row.ratio:.2f} | {aim}"
                 yield f"| {row.name} | {ours} | {theirs} | {ratio} | {row.verdict} |"
 
 
@@ -83,7 +85,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer rounds")
     parser.add_argument("--write", action="store_true", help="replace docs/benchmarks.md")
-    parser.add_argument("names", nargs="*", help="plan, migrate, start, memory; all by default")
+    parser.add_argument(
+        "names", nargs="*", help="plan, migrate, apply, start, memory; all by default"
+    )
     given = parser.parse_args()
     known = benchmarks(quick=given.quick)
     unknown = set(given.names) - known.keys()

@@ -14,6 +14,9 @@ from pathlib import Path
 AGREEING = 0.75
 """A row is too noisy when fewer than this share of its rounds give the row's own verdict."""
 
+NO_AIM = float("inf")
+"""The aim of a row that is only to be known."""
+
 HDEV = str(Path(sys.executable).with_name("hdev"))
 REPOSITORY = Path(__file__).parents[2]
 
@@ -93,6 +96,8 @@ class Row:
 
     @property
     def verdict(self) -> str:
+        if self.aim == NO_AIM:
+            return ""
         return ("met" if self.met else "**not met**") + (", too noisy to tell" * self.noisy)
 
 
