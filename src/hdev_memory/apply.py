@@ -12,6 +12,7 @@ holds for a run that was itself cut off while it resumed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -53,6 +54,7 @@ from hdev_memory.errors import (
     DriftError,
     HdevError,
     InterruptedEarly,
+    LockedError,
     PlanError,
     PolicyError,
 )
@@ -104,7 +106,8 @@ class Run:
 
     `keep_going` goes on after an entry failed. `stop` is asked between batches. `remark` is written
     into the log where the run begins. `allow_unguarded` goes on where the target turns out to keep
-    a weaker promise about other writers than the plan says.
+    a weaker promise about other writers than the plan says. `wait_for_lock` is asked when somebody
+    else holds the target: it waits a little, and says whether to try again.
     """
 
     run: str
@@ -114,6 +117,7 @@ class Run:
     stop: Callable[[], bool] = lambda: False
     remark: str = ""
     allow_unguarded: bool = False
+    wait_for_lock: Callable[[], bool] = lambda: False
 
 
 class DriftFound(DriftError):
@@ -196,7 +200,7 @@ def apply(
     with Backup(opened.folder, plan.head.normalisation) as backup:
         try:
             open_before = log.begin()
-            with target.hold(f"apply {plan.plan_id} run {run.run}"):
+            with _held(target, plan, run):
                 _check_level(plan.head, target, run)
                 outcome.kept += _recover(opened, target, backup, journal, log)
                 verdicts = _preflight(opened, source, target, open_before, run, emit)
@@ -218,6 +222,19 @@ def apply(
     )
     log.end(outcome)
     return outcome
+
+
+@contextlib.contextmanager
+def _held(target: Backend, plan: Plan, run: Run) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(target.hold(f"apply {plan.plan_id} run {run.run}"))
+                break
+            except LockedError:
+                if run.stop() or not run.wait_for_lock():
+                    raise
+        yield
 
 
 _LEVELS = ("none", "guarded", "atomic")

@@ -6,6 +6,7 @@ The numbers are those of the list of traps in `docs/existing-server.md`.
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from tests.conftest import put_entry, tree_of
@@ -264,6 +265,23 @@ def test_9_a_failed_write_that_damaged_the_entry_is_reported_as_damaged(tmp_path
     assert isinstance(receipt, Failed)
     assert not receipt.intact
     assert "No space left on device" in receipt.reason
+
+
+def test_9_the_place_of_the_pre_image_of_a_damaged_entry_is_told(hdev, home, tmp_path):
+    root = tmp_path / "served"
+    put_entry(root, "a", "old")
+    put_entry(home / "source", "a", "new")
+    with ExistingServer(root, KEY, "--break-writes-after", "2") as server:
+        planned = hdev(
+            "plan", f"filesystem:{home}/source", server.url, "--overwrite", "--api-key", KEY,
+            "-o", "p",
+        )  # fmt: skip
+        applied = hdev("apply", "p", "--api-key", KEY)
+
+    assert (planned.status, applied.status) == (0, 4), planned.err
+    assert (root / "a.md").read_text() == ""
+    assert "p/backup/a.md" in applied.err
+    assert Path("p/backup/a.md").read_text() == "old"
 
 
 def test_10_what_was_read_in_the_middle_of_a_write_is_never_copied(hdev, home, server):

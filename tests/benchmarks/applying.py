@@ -136,7 +136,7 @@ def _resumed(place: Path, entries: int) -> tuple[float, float]:
                 shutil.copy2(path, rest / inside)
                 sidecar = path.with_suffix(".metadata.json")
                 shutil.copy2(sidecar, (rest / inside).with_suffix(".metadata.json"))
-        alone = _plan(place, rest, other)
+        alone = _plan(place, rest, other)  # also syncs what the killed run has left to the kernel
         resumed = run([HDEV, "apply", plan], home=place).seconds
         os.sync()
         return resumed, run([HDEV, "apply", alone], home=place).seconds

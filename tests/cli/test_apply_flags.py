@@ -50,7 +50,7 @@ def taken(folder):
 def test_the_lock_is_waited_for_until_it_is_free(planned):
     clock = Clock(at_first=taken(planned).close)
 
-    with steps.locked(planned, 30, clock, clock.sleep):
+    with steps.locked(planned, steps.Patience(30, clock, clock.sleep)):
         assert len(clock.naps) == 1
 
 
@@ -59,7 +59,7 @@ def test_the_lock_is_waited_for_as_long_as_was_said(planned, seconds, waited):
     clock = Clock()
 
     with taken(planned), pytest.raises(LockedError):
-        steps.locked(planned, seconds, clock, clock.sleep)
+        steps.locked(planned, steps.Patience(seconds, clock, clock.sleep))
     assert sum(clock.naps) == pytest.approx(waited)
 
 

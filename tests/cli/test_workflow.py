@@ -454,6 +454,41 @@ def test_an_apply_that_was_stopped_goes_on_when_it_is_run_again(hdev, work, numb
     assert hdev("verify", "p").status == 0
 
 
+def test_a_second_signal_stops_at_once_though_the_server_hangs_and_the_run_can_be_resumed(
+    hdev, work
+):
+    for count in range(300):
+        put_entry(work / "source", f"many/{count:04}", f"text {count}")
+    served = work / "served"
+    key = ("--api-key", KEY)
+    environ = {**os.environ, "HDEV_MEMORY_HTTP_API_KEY": KEY, "HDEV_MEMORY_HTTP_TIMEOUT": "100"}
+    with MemoryServer(served, KEY) as server:
+        assert hdev("plan", "filesystem:source", server.url, "-o", "p", *key).status == 0
+        with subprocess.Popen(
+            [*PROGRAM, "apply", "p"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environ,
+        ) as process:
+            while not list(served.glob("many/*.md")):
+                assert process.poll() is None
+                time.sleep(0)
+            server.process.send_signal(signal.SIGSTOP)
+            process.send_signal(signal.SIGINT)
+            while "SigQ:\t1" in Path(f"/proc/{process.pid}/status").read_text():
+                time.sleep(0)  # two signals of different kinds: the first has to be taken first
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=50)
+            server.process.send_signal(signal.SIGCONT)
+        resumed = hdev("apply", "p", "--lock-timeout", "60s", *key)
+
+    assert process.returncode == 4, err
+    assert "Next: hdev apply p" in out
+    assert resumed.status == 0, resumed.err
+    assert len(list(served.glob("many/*.md"))) == 300
+
+
 def test_interrupted_before_any_write_is_130(work):
     os.mkfifo(work / "plan.json")
     with subprocess.Popen(

@@ -18,8 +18,11 @@ from hdev_memory.core.entry import display_name
 from hdev_memory.errors import BackendError, LockedError
 
 PATH = "/api/locks/target"
-SECONDS = 60
+SECONDS = 15
 """How long a lease lasts without being renewed; it is renewed three times in that time."""
+
+_FAREWELL = 2.0
+"""Seconds that giving the lock back may take."""
 
 _HOLDER_LENGTH = 200
 
@@ -63,9 +66,9 @@ class Lease:
         self._ended.set()
         if self.fence is None:
             return
-        self._renewing.join()
         try:
-            self._transport.request("DELETE", PATH, headers={"Hdev-Fence": str(self.fence)})
+            fence = {"Hdev-Fence": str(self.fence)}
+            self._transport.request("DELETE", PATH, headers=fence, seconds=_FAREWELL)
         except (RequestFailed, BackendError):
             return  # it ends by itself; what was written is what matters now
 

@@ -42,6 +42,8 @@ TOO_DEEP = "is nested too deep"
 _RETRIED = (429, 502, 503, 504)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PIECE = 16 * 1024
+_GLANCE = 0.25
+"""Seconds after which a read that waits looks whether the transport was closed."""
 _PATH = "/%:@!$&'()*+,;=~"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -160,7 +162,10 @@ class _Cut(Exception):
 class _Allowance:
     """What the current request of one connection may still take."""
 
-    def __init__(self, limits: Limits, clock: Clock, connect: float) -> None:
+    def __init__(
+        self, limits: Limits, clock: Clock, connect: float, closed: threading.Event
+    ) -> None:
+        self._closed = closed
         self._limits = limits
         self._clock = clock
         self._connect = connect
@@ -181,7 +186,10 @@ class _Allowance:
         self._most = self._limits.answer_bytes
 
     def left(self) -> float:
-        """Seconds until the request must be over; raises _Cut when none are left."""
+        """Seconds until the request must be over; raises _Cut when none are left, or when nobody
+        waits for the answer any more."""
+        if self._closed.is_set():
+            raise _Cut("given up")
         left = self._end - self._clock.now()
         if left <= 0:
             raise _Cut("the answer takes too long", again=True)
@@ -210,9 +218,13 @@ class _Stream(httpcore.NetworkStream):
         self._allowance = allowance
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        piece = self._stream.read(max_bytes, self._allowance.left())
-        self._allowance.received(len(piece))
-        return piece
+        while True:
+            try:
+                piece = self._stream.read(max_bytes, min(self._allowance.left(), _GLANCE))
+            except httpcore.ReadTimeout:
+                continue  # nothing has come; whether more may be waited for is asked above
+            self._allowance.received(len(piece))
+            return piece
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         for start in range(0, len(buffer), _PIECE):
@@ -398,7 +410,7 @@ class Transport:
     def _client(self) -> _Bounded:
         client: _Bounded | None = getattr(self._local, "client", None)
         if client is None:
-            allowance = _Allowance(self.limits, self._clock, self._handshake)
+            allowance = _Allowance(self.limits, self._clock, self._handshake, self._closed)
             client = self._local.client = _Bounded(allowance, self._context)
             with self._guard:
                 self._clients.append(client)

@@ -62,10 +62,10 @@ def apply(
 
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(eventlines.told(json=json, into=json_into))
-        wait = steps.parse_wait(lock_timeout)
+        patience = steps.Patience(steps.parse_wait(lock_timeout))
         opened = stack.enter_context(plandir.load(plan))
         steps.check_expected(opened, expect)
-        journal = stack.enter_context(steps.held(opened, wait=wait))
+        journal = stack.enter_context(steps.held(opened, patience))
         shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
         settings = context.settings()
         source, target = steps.ends_of(
@@ -111,6 +111,7 @@ def apply(
                     keep_going=keep_going,
                     durability=durability,
                     allow_unguarded=allow_unguarded,
+                    patience=patience,
                     lines=lines,
                 )
             except engine.DriftFound as error:

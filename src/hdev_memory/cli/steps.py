@@ -209,6 +209,7 @@ def new_run(
     stop: Stopper | None = None,
     remark: str = "",
     allow_unguarded: bool = False,
+    patience: Patience | None = None,
 ) -> engine.Run:
     """A run of this process: a fresh name, the actor, and the real clock."""
     return engine.Run(
@@ -217,6 +218,7 @@ def new_run(
         now=now,
         remark=remark,
         allow_unguarded=allow_unguarded,
+        wait_for_lock=(patience or Patience()).again,
         keep_going=keep_going,
         stop=stop.asked if stop is not None else (lambda: False),
     )
@@ -251,22 +253,36 @@ LOCK_POLL = 0.1
 """Seconds between two looks at a lock that somebody else has."""
 
 
-def locked(
-    folder: Path,
-    seconds: float,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> plandir.Lock:
-    """The lock of a plan, waited for so long at most. Raises LockedError afterwards."""
-    deadline = clock() + seconds
+class Patience:
+    """How long a command waits for locks, all of them together."""
+
+    def __init__(
+        self,
+        seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._deadline = clock() + seconds
+
+    def again(self) -> bool:
+        """Wait a little; False when there is no time left, so that trying again is no use."""
+        left = self._deadline - self._clock()
+        if left <= 0:
+            return False
+        self._sleep(min(LOCK_POLL, left))
+        return True
+
+
+def locked(folder: Path, patience: Patience) -> plandir.Lock:
+    """The lock of a plan. Raises LockedError when patience ends."""
     while True:
         try:
             return plandir.Lock(folder)
         except LockedError:
-            left = deadline - clock()
-            if left <= 0:
+            if not patience.again():
                 raise
-            sleep(min(LOCK_POLL, left))
 
 
 Durability = Literal["full", "none"]
@@ -275,11 +291,11 @@ UNSYNCED = "durability none: what is written may be lost when the power fails"
 
 
 @contextlib.contextmanager
-def held(opened: plandir.OpenPlan, *, wait: float = 0.0) -> Iterator[plandir.Journal]:
-    """The plan's journal, while no other apply can have it; `wait` seconds at most for the lock."""
+def held(opened: plandir.OpenPlan, patience: Patience | None = None) -> Iterator[plandir.Journal]:
+    """The plan's journal, while no other apply can have it."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(opened.folder, wait))
+            stack.enter_context(locked(opened.folder, patience or Patience()))
             journal = stack.enter_context(plandir.Journal(opened.folder))
         except OSError as error:
             raise HdevError(
@@ -307,6 +323,7 @@ def carry_out(
     keep_going: bool = False,
     durability: Durability = "full",
     allow_unguarded: bool = False,
+    patience: Patience | None = None,
     lines: Lines | None = None,
 ) -> tuple[engine.Outcome, plandir.Receipt]:
     """Apply, and write the receipt. Raises HdevError only where nothing was written."""
@@ -314,7 +331,11 @@ def carry_out(
     remark = UNSYNCED if durability == "none" else ""
     with Stopper().installed() as stop:
         run = new_run(
-            keep_going=keep_going, stop=stop, remark=remark, allow_unguarded=allow_unguarded
+            keep_going=keep_going,
+            stop=stop,
+            remark=remark,
+            allow_unguarded=allow_unguarded,
+            patience=patience,
         )
         try:
             engine.check_ends(plan.head, *ends)
