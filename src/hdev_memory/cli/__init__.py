@@ -32,11 +32,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "session": ("session:session", "Take !migrate_memory commands from a prompt or a pipe."),
     "config show": ("config:config_show", "Show each setting and where it comes from."),
     "config check": ("config:config_check", "Check the configuration."),
+    "backend check": ("backend:backend_check", "Check that a store keeps a backend's promises."),
     "demo": ("demo:demo", "Show the whole workflow on a throw-away example."),
 }
 """Command -> (module:function, help line), in the order of `hdev --help`."""
 
-GROUPS = {"audit": "Check and show audit logs.", "config": "Look at the configuration."}
+GROUPS = {
+    "audit": "Check and show audit logs.",
+    "config": "Look at the configuration.",
+    "backend": "Put a store through the promises of a backend.",
+}
 
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 

@@ -100,9 +100,15 @@ def _interleaved(subject: Subject, what: str, ours: Change, theirs: Put) -> None
     found = subject.read("a")
     kept = isinstance(found, Entry) and found.content == b"theirs"
     told = isinstance(receipt, Drifted | Failed)
-    seen = f"a {what} between look and effect was {'seen' if kept and told else 'lost'}"
-    before = subject.record.observed.get("cas")
-    subject.observe("cas", f"{before}; {seen}" if before else seen)
+    interleaved = subject.record.interleaved
+    interleaved[what] = kept and told
+    lost = [name for name, seen in interleaved.items() if not seen]
+    subject.observe(
+        "cas",
+        f"lost updates between look and effect ({', '.join(lost)})"
+        if lost
+        else f"kept {len(interleaved)} of {len(interleaved)} updates between look and effect",
+    )
     declared = subject.capabilities.cas
     if declared != "atomic":
         if kept and told:
@@ -119,7 +125,7 @@ def _require_atomic(subject: Subject) -> None:
         raise NotApplicable(f"cas is declared `{subject.capabilities.cas}`")
 
 
-def _together(subject: Subject, work: Callable[[int, Backend], None], count: int = 8) -> None:
+def _together(subject: Subject, work: Callable[[int, Backend], None], count: int) -> None:
     """Let several writers work at once, every other one through a connection of its own."""
     start = threading.Barrier(count)
     errors: list[Exception] = []
@@ -150,17 +156,15 @@ def _together(subject: Subject, work: Callable[[int, Backend], None], count: int
 
 def one_winner(subject: Subject) -> None:
     _require_atomic(subject)
-    for race in range(3):
-        receipts: list[Receipt] = []
+    receipts: list[Receipt] = []
 
-        def contend(number: int, backend: Backend, race: int = race) -> None:
-            put = subject.put(f"a{race}", b"%d" % number)
-            receipts.extend(subject.write(put, through=backend))  # noqa: B023 - joined below
+    def contend(number: int, backend: Backend) -> None:
+        receipts.extend(subject.write(subject.put("a", b"%d" % number), through=backend))
 
-        _together(subject, contend)
-        winners = [receipt for receipt in receipts if isinstance(receipt, Stored)]
-        same(len(winners), 1, "the number of writers that created one entry")
-        same(subject.state(subject.entry(f"a{race}").content), winners[0].state, "what stands")
+    _together(subject, contend, 8)
+    winners = [receipt for receipt in receipts if isinstance(receipt, Stored)]
+    same(len(winners), 1, "the number of writers that created one entry")
+    same(subject.state(subject.entry("a").content), winners[0].state, "what stands")
 
 
 def no_lost_update(subject: Subject) -> None:
@@ -395,7 +399,16 @@ _LOCKING = frozenset({"filesystem"})
 """The kinds of stores that are known to have locks; of others `hold` may do nothing."""
 
 
+def _require_free(subject: Subject) -> None:
+    try:
+        with subject.backend.hold("a look"):
+            pass
+    except LockedError:
+        raise NotApplicable("somebody else holds the lock at the moment") from None
+
+
 def lock_excludes(subject: Subject) -> None:
+    _require_free(subject)
     with subject.backend.hold("the first"), subject.connection() as other:
         try:
             with other.hold("the second"):
@@ -411,6 +424,7 @@ def lock_excludes(subject: Subject) -> None:
 
 
 def lock_ends(subject: Subject) -> None:
+    _require_free(subject)
     for _ in range(2):
         with subject.backend.hold("the first"):
             subject.made(f"held-{subject.random.randrange(1 << 30)}")

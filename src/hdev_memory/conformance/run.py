@@ -66,17 +66,28 @@ class Row(Value, frozen=True):
 
 
 class Summary(Value, frozen=True):
-    """How a run went; `unwritable` is the reason why nothing could be written, empty otherwise."""
+    """How a run went.
+
+    unwritable  the reason why nothing could be written; empty where something could
+    stopped     the run was asked to stop before its end
+    """
 
     ok: int
     failed: int
     not_applicable: int
     unwritable: str = ""
+    stopped: bool = False
     card: tuple[Row, ...] = ()
 
 
-def run(subject: Subject, tell: Tell, checks: Sequence[Check] = CHECKS) -> Summary:
-    """Examine each check; a failing one stops nothing.
+def run(
+    subject: Subject,
+    tell: Tell,
+    *,
+    checks: Sequence[Check] = CHECKS,
+    stop: Callable[[], bool] = lambda: False,
+) -> Summary:
+    """Examine each check; a failing one stops nothing, `stop` is asked before each.
 
     Cleans up whatever happens, and tells what it could not remove. Raises BackendError when the
     backend is out of reach for good, or refuses the key.
@@ -88,6 +99,8 @@ def run(subject: Subject, tell: Tell, checks: Sequence[Check] = CHECKS) -> Summa
 
     def examine_all(chosen: Iterable[Check]) -> None:
         for check in chosen:
+            if stop():
+                return
             if unwritable and check.writes:
                 result: Result = Skipped(check.name, f"nothing can be written: {unwritable}")
             else:
@@ -106,6 +119,7 @@ def run(subject: Subject, tell: Tell, checks: Sequence[Check] = CHECKS) -> Summa
         failed=_count(results, Broken),
         not_applicable=_count(results, Skipped),
         unwritable=unwritable,
+        stopped=len(results) < len(checks),
         card=tuple(card(subject)),
     )
 
@@ -174,6 +188,7 @@ def clean(subject: Subject) -> Left:
     try:
         keys = _below(subject)
         _remove(subject, [keys])
+        subject.sweep()
         rest = _standing(subject, keys)
         if rest:  # one bad entry must not keep the others from being removed
             _remove(subject, [[key] for key in rest])

@@ -105,12 +105,14 @@ class Record:
     keys      every key that a write was tried with
     outside   the states outside of the prefix before the first write; a text where they cannot be
               told
+    interleaved  for a kind of change, whether what somebody wrote in between was kept
     observed  capability -> what was seen of it
     notes     what deserves to be said of the check that is running, and breaks no promise
     """
 
     keys: set[str] = field(default_factory=set)
     outside: States | str = field(default_factory=dict)
+    interleaved: dict[str, bool] = field(default_factory=dict)
     observed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -124,6 +126,7 @@ class Subject:
     prefix   the fresh name below which alone the run works
     folder   where this check works: a key below the prefix
     random   the run's source of randomness
+    sweep    removes what the run left below the prefix and no backend removes
     """
 
     backend: Backend
@@ -133,6 +136,7 @@ class Subject:
     folder: str = ""
     faults: Faults = field(default_factory=Faults)
     record: Record = field(default_factory=Record)
+    sweep: Callable[[], None] = lambda: None
 
     @property
     def capabilities(self) -> Capabilities:
