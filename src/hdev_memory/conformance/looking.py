@@ -363,11 +363,13 @@ def states_of_now(subject: Subject) -> None:
 
 
 def healthy(subject: Subject) -> None:
-    changes = [subject.put(f"k{number:03}", b"%d" % number) for number in range(70)]
-    subject.write(*changes)
+    changes = [subject.put(f"d{n % 3}/k{n:03}", b"%d" % n) for n in range(70)]
+    receipts = subject.write(*changes)
 
+    wanted = {change.key: change.after for change in changes}
+    same(list(receipts), [Stored(key=c.key, state=c.after) for c in changes], "the receipts")
     found = [(i.key, i.state) if isinstance(i, EntryState) else i for i in subject.listed()]
-    same(found, [(change.key, change.after) for change in changes], "the snapshot")
+    same(found, sorted(wanted.items(), key=lambda item: item[0]), "the snapshot")
 
 
 def parts(subject: Subject) -> None:

@@ -5,10 +5,11 @@ Works below one fresh prefix only. What is there besides is looked at before and
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
-from hdev_memory.backends.base import PERMISSION_DENIED, Change, Failed, Remove, Scope
+from hdev_memory.backends.base import PERMISSION_DENIED, Change, Failed, Remove
 from hdev_memory.conformance.checks import CHECKS
 from hdev_memory.conformance.subject import (
     BrokenPromise,
@@ -18,7 +19,7 @@ from hdev_memory.conformance.subject import (
     shown,
 )
 from hdev_memory.core.digest import NotCanonical
-from hdev_memory.core.entry import Entry, Unreadable, Value
+from hdev_memory.core.entry import Absent, Entry, EntryState, Value
 from hdev_memory.errors import BackendError, HdevError
 
 
@@ -145,7 +146,8 @@ def examine(subject: Subject, check: Check) -> Result:
     except HdevError as error:
         return Broken(check.name, "no error", str(error))
     except Exception as error:  # noqa: BLE001 - whatever a backend raises is its own fault
-        return Broken(check.name, "no error", f"{type(error).__name__}: {shown(str(error))}")
+        text = f": {shown(str(error))}" if str(error) else ""
+        return Broken(check.name, "no error", type(error).__name__ + text)
     return Kept(check.name, tuple(notes))
 
 
@@ -186,14 +188,14 @@ def _clean_and_tell(subject: Subject, tell: Tell) -> None:
 def clean(subject: Subject) -> Left:
     """Remove every entry below the prefix; says what is still there, or may be."""
     try:
-        keys = _below(subject)
-        _remove(subject, [keys])
+        _remove(subject, _listed(subject))
+        # What a broken listing left out is found by its key.
+        rest = _standing(subject)
+        for key in rest:  # one by one: a bad entry must not keep the others from being removed
+            _remove(subject, _read(subject, [key]))
         subject.sweep()
-        rest = _standing(subject, keys)
-        if rest:  # one bad entry must not keep the others from being removed
-            _remove(subject, [[key] for key in rest])
-            rest = _standing(subject, keys)
-        folders = sorted(set(subject.backend.keys(Scope([f"/{subject.prefix}/"]))) - set(rest))
+        rest = _standing(subject) if rest else rest
+        folders = sorted(set(subject.backend.keys(subject.scope)) - set(rest))
     except Exception as error:  # noqa: BLE001 - a broken backend may raise anything
         reason = str(error) if isinstance(error, HdevError) else type(error).__name__
         return Left(tuple(sorted(subject.record.keys)), reason=reason)
@@ -201,30 +203,37 @@ def clean(subject: Subject) -> Left:
     return Left(tuple(rest), tuple(name for name in folders if name.startswith(below)))
 
 
-def _below(subject: Subject) -> list[str]:
+def _listed(subject: Subject) -> list[Change]:
+    """The removal of everything that the snapshot shows below the prefix."""
     below = subject.prefix + "/"
-    listed = subject.backend.keys(Scope([f"/{below}"]))
-    return sorted({key for key in listed if key.startswith(below)} | subject.record.keys)
-
-
-def _remove(subject: Subject, batches: Iterable[Sequence[str]]) -> None:
-    for keys in batches:
-        removals: list[Change] = []
-        for found in subject.backend.read(keys):
-            if isinstance(found, Entry):
-                try:
-                    before = subject.normalisation.state(found.content, found.metadata)
-                except NotCanonical:
-                    continue  # told as left
-                removals.append(Remove(key=found.key, before=before))
-        if removals:
-            subject.backend.write(removals, subject.normalisation)
-
-
-def _standing(subject: Subject, keys: Sequence[str]) -> list[str]:
     return [
-        found.key for found in subject.backend.read(keys) if isinstance(found, Entry | Unreadable)
+        Remove(key=found.key, before=found.state)
+        for found in subject.backend.snapshot(subject.scope, subject.normalisation)
+        if isinstance(found, EntryState) and found.key.startswith(below)
     ]
+
+
+def _read(subject: Subject, keys: Sequence[str]) -> list[Change]:
+    """The removal of what can be read under these keys."""
+    removals: list[Change] = []
+    for found in subject.backend.read(keys):
+        if isinstance(found, Entry):
+            # What has no canonical form is told as left.
+            with contextlib.suppress(NotCanonical):
+                before = subject.normalisation.state(found.content, found.metadata)
+                removals.append(Remove(key=found.key, before=before))
+    return removals
+
+
+def _remove(subject: Subject, removals: Sequence[Change]) -> None:
+    if removals:
+        subject.backend.write(removals, subject.normalisation)
+
+
+def _standing(subject: Subject) -> list[str]:
+    """The keys of this run under which there is something."""
+    found = subject.backend.read(sorted(subject.record.keys))
+    return [answer.key for answer in found if not isinstance(answer, Absent)]
 
 
 # The capability card

@@ -282,7 +282,7 @@ def shown(value: Any) -> str:
     if isinstance(value, bytes) and len(value) > 80:
         return f"{len(value)} bytes ({sha256(value)[:12]}…)"
     if isinstance(value, str):
-        text = value
+        text = value or "nothing"
     elif isinstance(value, Entry):
         text = f"Entry({value.key!r}, {shown(value.content)}, {value.metadata!r})"
     elif isinstance(value, list | tuple):
