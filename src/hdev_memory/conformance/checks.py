@@ -148,7 +148,8 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "no-lost-update", "cas", changing.no_lost_update,
-        "Of many writers that overwrite one entry at once no acknowledged update is lost.",
+        "Of many writers of one entry none loses an acknowledged update, unless it was set aside "
+        "under a name that a receipt tells.",
     ),
     Check(
         "complete-and-sorted", "list", looking.complete_and_sorted,
