@@ -1,6 +1,8 @@
 """The backends that we ship keep every promise; HTTP over real sockets."""
 
 import contextlib
+import re
+from pathlib import Path
 
 import pytest
 from tests.backends.contract import KINDS, store, subject
@@ -78,3 +80,10 @@ def test_a_whole_run_keeps_every_promise_and_leaves_no_entry(kind, tmp_path):
     assert not [result for result in told if isinstance(result, Broken)]
     left = [name for name in tree_of(tmp_path / "root") if name.startswith("check/")]
     assert [name for name in left if KEPT_PREFIX not in name] == []
+
+
+def test_the_documentation_lists_every_check_with_its_promise():
+    text = (Path(__file__).parents[2] / "docs/backends.md").read_text()
+    rows = re.findall(r"^\| `(.*)` \| (.*) \| (.*) \|$", text, re.M)
+
+    assert rows == [(check.name, check.group, check.promise) for check in CHECKS]

@@ -198,7 +198,7 @@ class _Json:
         from hdev_memory.conformance.run import Left
 
         if isinstance(item, Left):
-            self._print("left", {"entries": item.entries, "folders": item.folders})
+            self._print("left", {name: getattr(item, name) for name in item.__struct_fields__})
             return
         check = next(check for check in CHECKS if check.name == item.check)
         about = {"group": check.group, "promise": check.promise}
