@@ -7,8 +7,10 @@ from msgspec.structs import replace
 from tests.backends.contract import store, subject
 from tests.backends.zoo import ZOO, Animal, Crashes, Folder, RemovesNothing
 
+from hdev_memory.backends.base import UNATTENDED
 from hdev_memory.conformance.checks import CHECKS
 from hdev_memory.conformance.run import Broken, Kept, Left, Skipped, examine, run
+from hdev_memory.errors import BackendError
 
 BY_NAME = {check.name: check for check in CHECKS}
 
@@ -94,3 +96,55 @@ def test_a_run_says_what_it_could_not_remove(caged):
     assert "check/new-entry/a/b" in left.entries
     standing = list(made.backend.keys())
     assert set(left.entries) == {key for key in standing if key.startswith("check/")}
+
+
+class Ends(Animal):
+    """Works for a while; `error` is what the rest of the writes meet."""
+
+    writes = 0
+    error: BaseException
+
+    def write(self, batch, normal, session=UNATTENDED):
+        type(self).writes += 1
+        if self.writes == 20:
+            raise self.error
+        return self.inner.write(batch, normal, session)
+
+
+def test_an_interrupt_in_the_middle_of_a_check_leaves_nothing(caged):
+    class Interrupted(Ends):
+        error = KeyboardInterrupt()
+
+    told = []
+    made = caged(Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(made, told.append)
+
+    assert len(told) > 5
+    assert [result for result in told if isinstance(result, Left)] == []
+    assert list(made.backend.keys()) == ["theirs/a"]
+
+
+def test_a_backend_that_goes_away_ends_the_run_and_what_may_be_left_is_named(caged):
+    class Unreachable(Ends):
+        gone = False
+
+        def write(self, batch, normal, session=UNATTENDED):
+            type(self).gone = self.gone or self.writes >= 20
+            list(self.read([]))
+            return super().write(batch, normal, session)
+
+        def read(self, keys):
+            if self.gone:
+                raise BackendError("The memory server cannot be reached.")
+            return self.inner.read(keys)
+
+        error = BackendError("The memory server cannot be reached.")
+
+    told = []
+    with pytest.raises(BackendError):
+        run(caged(Unreachable), told.append)
+
+    assert isinstance(told[-1], Left)
+    assert "check/new-entry/a/b" in told[-1].entries
+    assert told[-1].reason == "The memory server cannot be reached."
