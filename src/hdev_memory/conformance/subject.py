@@ -12,6 +12,7 @@ from hdev_memory.backends.base import (
     UNATTENDED,
     Backend,
     Change,
+    Drifted,
     Put,
     Receipt,
     Remove,
@@ -150,6 +151,16 @@ class Subject:
     def scope(self) -> Scope:
         return Scope(include=[f"/{self.folder or self.prefix}/"])
 
+    @property
+    def beside_folder(self) -> bool:
+        """Whether an entry is declared not to stand beside a folder of its name."""
+        return "/" in self.capabilities.beside
+
+    def require_atomic(self) -> None:
+        """Raises NotApplicable where less is declared."""
+        if self.capabilities.cas != "atomic":
+            raise NotApplicable(f"cas is declared `{self.capabilities.cas}`")
+
     def key(self, name: str) -> str:
         return f"{self.folder}/{name}"
 
@@ -208,6 +219,11 @@ class Subject:
         (receipt,) = self.write(put, through=through)
         same(receipt, Stored(key=put.key, state=put.after), "the receipt of a new entry")
         return put.after
+
+    def drifts(self, change: Change, found: State | None) -> None:
+        """The change has to be refused, because `found` stands there."""
+        (receipt,) = self.write(change)
+        same(receipt, Drifted(key=change.key, found=found), "the receipt")
 
     # Looking
 
