@@ -158,7 +158,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "no-lost-update", "cas", conditions.no_lost_update,
-        "Of many writers of one entry none loses an acknowledged update, unless it was set aside "
+        "Of two writers of one entry neither loses an acknowledged update, unless it was set aside "
         "under a name that a receipt tells.",
     ),
     Check(

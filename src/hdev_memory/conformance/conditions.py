@@ -152,7 +152,7 @@ def no_lost_update(subject: Subject) -> None:
     kept: list[str] = []
 
     def count(number: int, backend: Backend) -> None:
-        for _ in range(6):
+        for _ in range(10):
             found = subject.read("count", through=backend)
             if not isinstance(found, Entry):
                 continue
@@ -165,7 +165,7 @@ def no_lost_update(subject: Subject) -> None:
             if receipt.kept:
                 kept.append(receipt.kept)
 
-    _together(subject, count, 4)
+    _together(subject, count, 2)
     if not acknowledged:
         broken("at least one of several writers to get through", acknowledged)
     if kept:  # displaced, but not lost: a receipt tells the name under which it was set aside
