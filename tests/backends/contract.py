@@ -1,165 +1,93 @@
-"""The suite that every backend must pass: the promises of `backends/base.py`.
+"""The stores that the suite of promises runs on, each with somebody inside who can damage it."""
 
-A test module takes it with `from tests.backends.contract import *` and a fixture `backend`, which
-gives an empty, open backend.
-"""
+from __future__ import annotations
 
-import threading
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
 
-import pytest
+from tests.conftest import put_entry
+from tests.emulation.existing_server import ExistingServer
 
-from hdev_memory.backends.base import (
-    EVERYTHING,
-    Drifted,
-    Failed,
-    Put,
-    Remove,
-    Removed,
-    Scope,
-    Stored,
-)
-from hdev_memory.core.entry import Absent, Entry, Normalisation, Unreadable
+from hdev_memory.backends.base import Backend, Secret, Where
+from hdev_memory.backends.ephemeral import EphemeralBackend
+from hdev_memory.backends.filesystem import FilesystemBackend
+from hdev_memory.backends.http import HttpBackend
+from hdev_memory.conformance.subject import Faults, Subject
+from hdev_memory.server.app import create_app
+from hdev_memory.server.run import serve_in_thread
 
-NORMAL = Normalisation()
-
-
-def put(key, content=b"x", metadata=None, before=None):
-    metadata = metadata or {}
-    after = NORMAL.state(content, metadata)
-    return Put(key=key, content=content, metadata=metadata, before=before, after=after)
+KEY = "contract-key"
+KINDS = ("ephemeral", "filesystem", "http-ephemeral", "http-filesystem", "http-existing")
 
 
-def write(backend, *changes):
-    return list(backend.write(changes, NORMAL))
+class Reopened(EphemeralBackend):
+    """A second connection to an ephemeral store."""
+
+    def __init__(self, first: EphemeralBackend) -> None:
+        super().__init__(first.endpoint.location)
+        self._entries, self._lock = first._entries, first._lock
 
 
-def read(backend, key):
-    return next(iter(backend.read([key])))
+def faults_in(root: Path) -> Faults:
+    """What somebody can do who has the store's folder."""
+
+    @contextlib.contextmanager
+    def damage(key: str) -> Iterator[None]:
+        file = root / f"{key}.md"
+        content = file.read_bytes()
+        file.write_bytes(b"\xff" + content)
+        yield
+        assert file.read_bytes() == b"\xff" + content, "it was written over"
+        file.write_bytes(content)
+
+    @contextlib.contextmanager
+    def vanish() -> Iterator[None]:
+        away = root.with_name(root.name + "-away")
+        os.rename(root, away)
+        yield
+        os.rename(away, root)
+
+    return Faults(damage, vanish)
 
 
-CONTENTS = [b"", b"a\r\nb\rc", b"\xef\xbb\xbfbom\n", "astral \U0001f600".encode(), b"no newline"]
+@contextlib.contextmanager
+def store(kind: str, root: Path) -> Iterator[tuple[Callable[[], Backend], Faults]]:
+    """A store that holds something already: how it is opened, and what can be done to it."""
+    root.mkdir()
+    if "ephemeral" in kind:
+        inner: Backend = EphemeralBackend("contract")
+        faults = Faults()
+    else:
+        inner = FilesystemBackend(str(root), must_exist=True)
+        faults = faults_in(root)
+    put_entry(root, "theirs/a", "not to be touched", {"k": 1})
+    if isinstance(inner, EphemeralBackend):
+        inner._entries["theirs/a"] = (b"not to be touched", {"k": 1})
+    with contextlib.ExitStack() as stack:
+        if kind == "http-existing":
+            url = stack.enter_context(ExistingServer(root, KEY)).url
+        elif kind.startswith("http"):
+            app = create_app(inner, store_id="contract", api_key=Secret(KEY))
+            url = stack.enter_context(serve_in_thread(app))
+
+        def opened() -> Backend:
+            if kind.startswith("http"):
+                return HttpBackend(Where("http", url, Secret(KEY)))
+            if isinstance(inner, EphemeralBackend):
+                return Reopened(inner)
+            return FilesystemBackend(str(root), must_exist=True)
+
+        with inner:
+            yield opened, faults
 
 
-@pytest.mark.parametrize("content", CONTENTS)
-def test_content_comes_back_byte_for_byte(backend, content):
-    write(backend, put("a/b", content))
-
-    assert read(backend, "a/b").content == content
-
-
-def test_metadata_comes_back_with_its_bookkeeping(backend):
-    metadata = {"k": [1, {"ü": None}], "version": 7, "created": "then"}
-    write(backend, put("a", metadata=metadata))
-
-    assert read(backend, "a").metadata == metadata
-
-
-def test_an_overwrite_replaces_metadata_and_leaves_no_old_key(backend):
-    first = put("a", metadata={"old": 1})
-    write(backend, first)
-    write(backend, put("a", metadata={"new": 2}, before=first.after))
-
-    assert read(backend, "a").metadata == {"new": 2}
-
-
-def test_snapshots_are_complete_and_sorted_by_whole_key(backend):
-    keys = ["a", "a-b", "a.b", "a/b", "a0", "b/c/d"]
-    write(backend, *(put(key) for key in reversed(keys)))
-
-    assert [found.key for found in backend.snapshot(EVERYTHING, NORMAL)] == sorted(keys)
-    assert list(backend.keys()) == sorted(keys)
-
-
-def test_the_scope_limits_snapshots_and_keys(backend):
-    write(backend, *(put(key) for key in ("a/x", "b/x", "b/y.draft")))
-    scope = Scope(include=["b/"], exclude=["*.draft"])
-
-    assert [found.key for found in backend.snapshot(scope, NORMAL)] == ["b/x"]
-    assert list(backend.keys(scope)) == ["b/x"]
-
-
-def test_reading_answers_each_key_in_order(backend):
-    write(backend, put("here"), put("d/here"))
-    kinds = [type(found) for found in backend.read(["here", "gone", "d/gone", "d/here", "d"])]
-
-    assert kinds == [Entry, Absent, Absent, Entry, Absent]
-
-
-@pytest.mark.parametrize("key", ["../x", "/etc/x", "a//b", "a\\b", "a\nb"])
-def test_keys_that_escape_are_refused_for_reading_and_writing(backend, key):
-    (receipt,) = write(backend, put(key))
-
-    assert isinstance(receipt, Failed)
-    assert not isinstance(read(backend, key), Entry)
-    assert list(backend.keys()) == []
-
-
-def test_a_create_over_an_existing_entry_drifts_and_changes_nothing(backend):
-    write(backend, put("a", b"theirs"))
-    (receipt,) = write(backend, put("a", b"ours"))
-
-    assert isinstance(receipt, Drifted)
-    assert receipt.found == NORMAL.state(b"theirs", {})
-    assert read(backend, "a").content == b"theirs"
-
-
-def test_an_overwrite_and_a_delete_of_a_changed_entry_drift_and_change_nothing(backend):
-    write(backend, put("a", b"theirs"))
-    stale = NORMAL.state(b"what we saw", {})
-    receipts = write(backend, put("a", b"ours", before=stale))
-    receipts += write(backend, Remove(key="a", before=stale))
-
-    assert [type(receipt) for receipt in receipts] == [Drifted, Drifted]
-    assert read(backend, "a").content == b"theirs"
-
-
-def test_a_delete_removes_the_entry_and_nothing_below_its_name(backend):
-    first = put("a")
-    write(backend, first, put("a/b"))
-    (receipt,) = write(backend, Remove(key="a", before=first.after))
-
-    assert isinstance(receipt, Removed)
-    assert list(backend.keys()) == ["a/b"]
-
-
-def test_receipts_come_in_order_and_one_bad_entry_stays_one(backend):
-    receipts = write(backend, put("a"), put("../b"), put("c"))
-
-    assert [type(receipt) for receipt in receipts] == [Stored, Failed, Stored]
-    assert [receipt.key for receipt in receipts] == ["a", "../b", "c"]
-
-
-@pytest.mark.parametrize(
-    "key", ["notes/v1.2", "c#", "c?x", "100%41", "ä/日本", "a b", "+", "x" * 241]
-)
-def test_unusual_names_keep_their_own_text(backend, key):
-    write(backend, put(key, key.encode()))
-
-    assert read(backend, key).content == key.encode()
-    assert list(backend.keys()) == [key]
-
-
-def test_of_many_writers_of_one_new_key_exactly_one_wins(backend):
-    receipts = []
-    start = threading.Barrier(8)
-
-    def contend(number):
-        start.wait()
-        receipts.extend(write(backend, put("a", b"%d" % number)))
-
-    threads = [threading.Thread(target=contend, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    winners = [receipt for receipt in receipts if isinstance(receipt, Stored)]
-    assert len(winners) == 1
-    assert read(backend, "a").content in [b"%d" % number for number in range(8)]
-    assert NORMAL.state(read(backend, "a").content, {}) == winners[0].state
-
-
-def test_nothing_is_unreadable_in_a_healthy_store(backend):
-    write(backend, *(put(f"k{number:03}") for number in range(70)))
-
-    assert not [s for s in backend.snapshot(EVERYTHING, NORMAL) if isinstance(s, Unreadable)]
+def subject(
+    backend: Backend, again: Callable[[], Backend], faults: Faults, prefix: str = "check"
+) -> Subject:
+    """The backend below `prefix`, with what is outside of it looked at."""
+    made = Subject(backend, again, prefix, Random(prefix), faults=faults)
+    made.record.outside = made.outside()
+    return made

@@ -1,38 +1,89 @@
-"""The backends that we ship, in the suite of promises; HTTP over a real socket."""
+"""The backends that we ship keep every promise; HTTP over real sockets."""
 
 import contextlib
+import re
+from pathlib import Path
 
 import pytest
-from tests.backends.contract import *  # noqa: F403 - the tests themselves
+from tests.backends.contract import KINDS, store, subject
+from tests.conftest import tree_of
 
-from hdev_memory.backends.base import Secret, Where
-from hdev_memory.backends.ephemeral import EphemeralBackend
-from hdev_memory.backends.filesystem import FilesystemBackend
-from hdev_memory.backends.http import HttpBackend
-from hdev_memory.server.app import create_app
-from hdev_memory.server.run import serve_in_thread
+from hdev_memory.backends.base import EVERYTHING
+from hdev_memory.conformance.checks import CHECKS
+from hdev_memory.conformance.run import Broken, Kept, Left, Skipped, examine, run
+from hdev_memory.core.entry import Normalisation
+from hdev_memory.durable import KEPT_PREFIX
+
+BY_KIND = {
+    "ephemeral": {"unreadable", "vanished", "entry-limit", "lock-excludes"},
+    "filesystem": {"entry-limit"},
+    "http-ephemeral": {"unreadable", "vanished"},
+    "http-filesystem": set(),
+    "http-existing": {
+        "names-with-dots",
+        "entry-beside-folder",
+        "interleaved-create",
+        "interleaved-overwrite",
+        "interleaved-removal",
+        "one-winner",
+        "no-lost-update",
+        "overwrites-seen-whole",
+        "creations-seen-whole",
+        "lock-excludes",
+        "entry-limit",
+    },
+}
+"""The promises that do not concern a backend; every other one has to be kept."""
 
 
-@contextlib.contextmanager
-def over_http(backend):
-    app = create_app(backend, store_id="contract", api_key=Secret("contract-key"))
-    with (
-        serve_in_thread(app) as url,
-        HttpBackend(Where("http", url, Secret("contract-key"))) as client,
-    ):
-        yield client
+@pytest.fixture(scope="module")
+def subjects(tmp_path_factory):
+    """A subject for each kind of store, opened at first use, for all checks."""
+    with contextlib.ExitStack() as stack:
+        made = {}
+
+        def get(kind):
+            if kind not in made:
+                root = tmp_path_factory.mktemp("store") / "root"
+                again, faults = stack.enter_context(store(kind, root))
+                made[kind] = subject(stack.enter_context(again()), again, faults)
+            return made[kind]
+
+        yield get
 
 
-@pytest.fixture(params=["ephemeral", "filesystem", "http-ephemeral", "http-filesystem"])
-def backend(request, tmp_path):
-    inner = (
-        EphemeralBackend()
-        if "ephemeral" in request.param
-        else FilesystemBackend(str(tmp_path), must_exist=True)
-    )
-    with inner:
-        if request.param.startswith("http"):
-            with over_http(inner) as client:
-                yield client
-        else:
-            yield inner
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("kind", KINDS)
+def test_promise(subjects, kind, check):
+    result = examine(subjects(kind), check)
+
+    wanted = Skipped if check.name in BY_KIND[kind] else Kept
+    assert isinstance(result, wanted), result
+
+
+@pytest.mark.parametrize("kind", ["filesystem", "http-existing"])
+def test_a_whole_run_keeps_every_promise_and_leaves_no_entry(kind, tmp_path):
+    told = []
+    with store(kind, tmp_path / "root") as (again, faults), again() as backend:
+        made = subject(backend, again, faults)
+        before = made.record.outside
+        summary = run(made, told.append)
+        after = {item.key: item.state for item in backend.snapshot(EVERYTHING, Normalisation())}
+
+    assert summary.failed == 0
+    assert summary.not_applicable == len(BY_KIND[kind])
+    assert summary.ok + summary.not_applicable == len(CHECKS)
+    assert after == before
+    assert [result.check for result in told if not isinstance(result, Left)] == [
+        check.name for check in CHECKS
+    ]
+    assert not [result for result in told if isinstance(result, Broken)]
+    left = [name for name in tree_of(tmp_path / "root") if name.startswith("check/")]
+    assert [name for name in left if KEPT_PREFIX not in name] == []
+
+
+def test_the_documentation_lists_every_check_with_its_promise():
+    text = (Path(__file__).parents[2] / "docs/backends.md").read_text()
+    rows = re.findall(r"^\| `(.*)` \| (.*) \| (.*) \|$", text, re.M)
+
+    assert rows == [(check.name, check.group, check.promise) for check in CHECKS]

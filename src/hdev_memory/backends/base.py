@@ -1,7 +1,7 @@
 """What every backend promises.
 
 A *reader* can look and nothing else; planning gets only that, so planning cannot write. A
-*backend* can also write. The suite `tests/backends/contract.py` proves these promises for each.
+*backend* can also write. The checks of `conformance/` prove these promises for each.
 
 * A snapshot is sorted by key, and complete: where a listing may be incomplete it raises, it never
   comes back short. What is there and cannot be read is an `Unreadable` in its place.

@@ -21,6 +21,7 @@ from hdev_memory.backends.base import (
     Whole,
     parts_of,
 )
+from hdev_memory.core.diff import interrupted
 from hdev_memory.core.digest import NotCanonical
 from hdev_memory.core.entry import (
     Absent,
@@ -103,7 +104,7 @@ class EphemeralBackend(Whole):
             return Failed(key=change.key, reason=f"the key {error}", intact=True)
         held = self._entries.get(change.key)
         found = normalisation.state(*held) if held is not None else None
-        if found != change.before:
+        if found != change.before and not (change.resumed and _cut_off(change, found)):
             return Drifted(key=change.key, found=found)
         return None
 
@@ -116,5 +117,14 @@ class EphemeralBackend(Whole):
                 self._entries[change.key] = (change.content, dict(change.metadata))
                 state: State = normalisation.state(change.content, change.metadata)
                 return Stored(key=change.key, state=state)
-            del self._entries[change.key]
+            self._entries.pop(change.key, None)
             return Removed(key=change.key)
+
+
+def _cut_off(change: Change, found: State | None) -> bool:
+    """Whether what stands there is what an earlier run of the change may have left."""
+    parts = Parts(
+        content=found.content if found is not None else None,
+        metadata=found.metadata if found is not None else None,
+    )
+    return interrupted(change.before, change.after if isinstance(change, Put) else None, parts)

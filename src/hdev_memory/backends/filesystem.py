@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -58,6 +59,9 @@ from hdev_memory.core.entry import (
 )
 from hdev_memory.errors import LockedError, StoreError, UsageError
 
+_BRIEF_TRIES, _BRIEF_PAUSE = 5000, 0.002
+"""How often, and after how many seconds, a writer that does not hold a store tries to get in."""
+
 _OURS = ".hdev-"
 """Files of our own in a store: staged ones, and what a server keeps beside the entries."""
 
@@ -100,6 +104,7 @@ class FilesystemBackend(Closing):
         self.endpoint = Endpoint(kind="filesystem", location=location, store=store)
         self.stores = {store} if store is not None else set()
         self._proved = False
+        self._holding = False
         self.capabilities = msgspec.structs.replace(
             CAPABILITIES,
             cas="atomic" if _seems_to_exchange(self._path) else "guarded",
@@ -322,7 +327,8 @@ class FilesystemBackend(Closing):
             self._root = self._create_root()
         self._prove(self._root)
         exchanges = self.capabilities.cas == "atomic"
-        writer = Batch(self._root, normalisation, sync=self._sync, exchanges=exchanges)
+        alone = contextlib.nullcontext() if self._holding else self._briefly_held(self._root)
+        writer = Batch(self._root, normalisation, sync=self._sync, exchanges=exchanges, alone=alone)
         return writer.write(batch, session)
 
     def tidy(
@@ -350,15 +356,39 @@ class FilesystemBackend(Closing):
         held = os.open(".", FOLDER, dir_fd=self._root)
         try:
             if not durable.try_lock(held):
-                raise LockedError(
-                    "Somebody else is writing to this memory.",
-                    why=f"A server or another apply holds the lock on {self._path}.",
-                    hint="Wait for it to end, then run the command again.",
-                )
+                raise self._locked()
             self._prove(self._root)
+            self._holding = True
+            yield
+        finally:
+            self._holding = False
+            os.close(held)
+
+    @contextlib.contextmanager
+    def _briefly_held(self, root: int) -> Iterator[None]:
+        """The same for the effects of one batch whose writer does not hold the store; it waits.
+
+        One writer that puts back what it displaced can meet anybody but a second one of its kind:
+        two of them may put back each other's bytes.
+        """
+        held = os.open(".", FOLDER, dir_fd=root)
+        try:
+            for _ in range(_BRIEF_TRIES):
+                if durable.try_lock(held):
+                    break
+                time.sleep(_BRIEF_PAUSE)
+            else:
+                raise self._locked()
             yield
         finally:
             os.close(held)
+
+    def _locked(self) -> LockedError:
+        return LockedError(
+            "Somebody else is writing to this memory.",
+            why=f"A server or another apply holds the lock on {self._path}.",
+            hint="Wait for it to end, then run the command again.",
+        )
 
     def holder(self) -> Holder | None:
         if self._root is None:

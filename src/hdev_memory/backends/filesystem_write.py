@@ -103,8 +103,16 @@ class Batch:
     """Writes changes below one root, together."""
 
     def __init__(
-        self, root: int, normalisation: Normalisation, *, sync: bool, exchanges: bool
+        self,
+        root: int,
+        normalisation: Normalisation,
+        *,
+        sync: bool,
+        exchanges: bool,
+        alone: contextlib.AbstractContextManager[None],
     ) -> None:
+        """`alone` keeps other batches out while this one takes effect."""
+        self._alone = alone
         self._root = root
         self._normalisation = normalisation
         self._sync = sync
@@ -150,10 +158,11 @@ class Batch:
                 return {item.change.key: _Miss(_unsynced(error)) for item in ready}
         session.intend([item.change for item in ready])
         misses = {}
-        for item in ready:
-            miss = self._effect(cursor, item)
-            if miss is not None:
-                misses[item.change.key] = miss
+        with self._alone:
+            for item in ready:
+                miss = self._effect(cursor, item)
+                if miss is not None:
+                    misses[item.change.key] = miss
         if self._sync:
             try:
                 cursor.sync()

@@ -37,12 +37,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "backups prune": ("backups:backups_prune", "Remove pre-images of finished plans."),
     "config show": ("config:config_show", "Show each setting and where it comes from."),
     "config check": ("config:config_check", "Check the configuration."),
+    "backend check": ("backend:backend_check", "Check that a store keeps a backend's promises."),
     "demo": ("demo:demo", "Show the whole workflow on a throw-away example."),
 }
 """Command -> (module:function, help line); `hdev --help` lists groups behind the others."""
 
 GROUPS = {
     "audit": "Check and show audit logs.",
+    "backend": "Put a store through the promises of a backend.",
     "backups": "List and remove pre-images.",
     "config": "Look at the configuration.",
     "lock": "See and break the lock on a memory.",
