@@ -349,7 +349,8 @@ class Backup:
     def keep(self, entries: Sequence[tuple[Entry, State]], run: str) -> dict[str, str]:
         """Make these entries durable here, and say for each key why that was not possible.
 
-        An entry that an earlier run has kept stays as it is.
+        One that an earlier run has kept stays as it is, and one that it was cut off in is finished;
+        the names of both are made durable, because nobody knows whether they were.
         """
         changes = [
             Put(
@@ -359,6 +360,7 @@ class Backup:
                 before=None,
                 after=state,
                 sidecar=entry.sidecar,
+                resumed=True,
             )
             for entry, state in entries
         ]
