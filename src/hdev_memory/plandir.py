@@ -131,7 +131,7 @@ def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], st
         )
     made = [parent for parent in folder.parents if not parent.exists()]
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folders(folder.parent)
         draft = Path(tempfile.mkdtemp(prefix=durable.STAGED_PREFIX, dir=folder.parent))
     except OSError as error:
         _unmake(made)
