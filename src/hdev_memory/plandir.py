@@ -236,14 +236,14 @@ class Journal:
         self.records: list[audit.Record] = []
         self.open: dict[str, audit.Record] = {}
         self.torn = ""
-        new = not self._path.exists()
         self._descriptor = os.open(
             self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
         )
         try:
-            if new:  # its name is to survive as well as its lines
-                with durable.opened_folder(folder) as above:
-                    durable.disk.sync(above)
+            # Its name is to survive as well as its lines. It may be there and not be durable: who
+            # made it may have been cut off.
+            with durable.opened_folder(folder) as above:
+                durable.disk.sync(above)
             self.head = self._check()
         except BaseException:
             os.close(self._descriptor)
