@@ -217,12 +217,17 @@ def _recover(
     runs = {record.run for record in journal.records} - {log.run.run}
     if not any(record.event in ("started", "resumed") for record in journal.records[:-1]):
         return ()
-    cut_off: dict[str, Transition] = {
-        key: (intent.before, intent.after) for key, intent in journal.open.items()
-    }
+    # Only a run that logged its intent can have displaced anything; of any other run whatever lies
+    # there was staged by itself, and may be damaged.
+    cut_off: dict[str, dict[str, Transition]] = {}
+    for key, intent in journal.open.items():
+        cut_off.setdefault(intent.run, {})[key] = (intent.before, intent.after)
+    idle = runs - cut_off.keys()
     backup.tidy(runs, (action.key for action in writing(opened)))
-    keys = (action.key for action in writing(opened))
-    kept = target.tidy(runs, keys, cut_off, opened.plan.head.normalisation)
+    kept: list[str] = []
+    for names, changes in [(idle, {}), *(([run], cut_off[run]) for run in cut_off)]:
+        keys = (action.key for action in writing(opened))
+        kept += target.tidy(names, keys, changes, opened.plan.head.normalisation)
     log.kept(kept)
     return kept
 
