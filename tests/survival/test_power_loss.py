@@ -1,0 +1,191 @@
+"""Every state that a power cut could leave during an apply is repaired by running it again."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from tests.survival import power
+from tests.survival.world import (
+    THOROUGH,
+    Broken,
+    World,
+    apply,
+    build,
+    check_any_time,
+    check_end,
+    copy,
+    read_tree,
+    write_tree,
+)
+
+from hdev_memory import durable
+from hdev_memory.backends.filesystem import FilesystemBackend
+
+
+@pytest.fixture
+def memory(tmp_path):
+    """A folder in memory where there is one; what is thrown away there is never synced."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        yield Path(place)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(autouse=True)
+def names(monkeypatch):
+    """Names that would be drawn at random are counted, so that every run meets the same states."""
+    counter = itertools.count(1000)
+    monkeypatch.setattr("secrets.token_hex", lambda size: f"{next(counter):0{2 * size}x}")
+
+
+SHAPES = ("each", "grouped", "batches")
+"""How the syncs are done: one for each file, one for all of them, and batches of three changes."""
+
+
+@contextlib.contextmanager
+def shaped(shape: str) -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable, "GROUP", 1 if shape == "grouped" else 10_000)
+        if shape == "batches":
+            patch.setattr(FilesystemBackend, "batch", 3)
+        yield patch
+
+
+def record(world: World, place: Path, shape: str) -> power.Recorder:
+    """One whole run in a copy of the world, and the record of it."""
+    here = copy(world, place)
+    shutil.rmtree(place / "source")
+    with shaped(shape) as patch:
+        disk = power.Recorder(place)
+        patch.setattr(durable, "disk", disk)
+        outcome = apply(place, world.place / "source")
+    assert outcome is not None
+    assert outcome.complete
+    check_end(here, read_tree(place))
+    return disk
+
+
+def run_again(world: World, tree: dict[str, bytes], place: Path, shape: str) -> None:
+    """What stands after a cut holds what must hold, and running again comes to the exact end."""
+    check_any_time(world, tree)
+    write_tree(place, tree)
+    with shaped(shape) as patch:
+        patch.setattr(durable, "disk", power.QuietDisk())
+        outcome = apply(place, world.place / "source")
+    assert outcome is None or outcome.complete, outcome
+    check_end(world, read_tree(place), swept=outcome is not None)
+    shutil.rmtree(place)
+
+
+SHARE = 0.25
+"""Of all states, those from which a short campaign runs again."""
+
+EVERY = (power.KILL, *power.CUTS)
+
+
+def campaign(
+    world: World,
+    disk: power.Recorder,
+    place: Path,
+    shape: str,
+    points: Collection[int],
+    variants: Sequence[power.Variant] = EVERY,
+) -> int:
+    """Look at every state after these points, run again from them, and say how many there were.
+
+    Running again from a part of them, unless all are asked for. Raises Broken with the first state
+    that is not what it must be, or is not repaired.
+    """
+    count = 0
+    chance = random.Random(len(points))
+    for done, variant, tree in power.states(disk.operations, variants, points):
+        count += 1
+        try:
+            if THOROUGH or chance.random() < SHARE:
+                run_again(world, tree, place, shape)
+            else:
+                check_any_time(world, tree)
+        except Exception as error:
+            last = disk.operations[done - 1]
+            raise Broken(
+                f"{shape}, cut after operation {done} {last}, {variant}: {error}"
+            ) from error
+    return count
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_after_every_power_cut_running_again_comes_to_the_exact_end(
+    world, tmp_path, shape, memory, record_property
+):
+    disk = record(world, tmp_path / "recorded", shape)
+    points = range(disk.begin, len(disk.operations) + 1)
+    count = campaign(world, disk, memory / "again", shape, points)
+    record_property("states", count)
+
+    assert count > 100
+
+
+def killed_and_resumed(world: World, place: Path, shape: str, at: int) -> power.Recorder | None:
+    """A run that is killed at its operation `at`, and the run that goes on; None when it was over.
+
+    What the first did is seen by the second, and is as durable as the first has made it.
+    """
+    copy(world, place)
+    with shaped(shape) as patch:
+        disk = power.Recorder(place)
+        patch.setattr(durable, "disk", disk)
+        disk.die_at = disk.begin + at
+        try:
+            apply(place, world.place / "source")
+        except power.PowerCut:
+            disk.die_at = None
+            outcome = apply(place, world.place / "source")
+            assert outcome is None or outcome.complete, (at, outcome)
+            check_end(world, read_tree(place), swept=outcome is not None)
+            return disk
+        return None
+
+
+def nested(world: World, memory: Path, shape: str, at: int, chance: random.Random | None) -> int:
+    """Kill a run, cut the power while it is resumed, and run again; some cuts, or all of them."""
+    disk = killed_and_resumed(world, memory / "killed", shape, at)
+    shutil.rmtree(memory / "killed")
+    if disk is None:
+        return 0
+    end = len(disk.operations)
+    inside = range(disk.begin + at, end)
+    points = [end, *(chance.choices(inside, k=3) if chance is not None else inside)]
+    return campaign(world, disk, memory / "again", shape, points)
+
+
+STRIDE = 1 if THOROUGH else 14
+"""Between two of the operations at which a run is killed."""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_run_that_was_killed_and_resumed_survives_a_power_cut(
+    world, memory, shape, record_property
+):
+    chance = random.Random(5)
+    some = None if THOROUGH else chance
+    count = sum(
+        nested(world, memory, shape, at, some)
+        for at in range(chance.randrange(STRIDE), 250, STRIDE)
+    )
+    record_property("states", count)
+
+    assert count > 50
