@@ -82,10 +82,11 @@ class Recorder(durable.Disk):
     not says that it does. From operation number `die_at` on nothing is done any more.
     """
 
+    syncs_files = syncs_folders = syncs_all = True
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self.operations: list[Operation] = []
-        self.syncs_files = self.syncs_folders = self.syncs_all = True
         self.die_at: int | None = None
         self._numbers: dict[int, int] = {}
         self._next = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import random
@@ -26,8 +27,12 @@ from tests.survival.world import (
     write_tree,
 )
 
-from hdev_memory import durable
+from hdev_memory import apply as engine
+from hdev_memory import durable, plandir
+from hdev_memory.backends import filesystem_write
+from hdev_memory.backends.base import Put, Session
 from hdev_memory.backends.filesystem import FilesystemBackend
+from hdev_memory.backends.filesystem_files import Cursor
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ def shaped(shape: str) -> Iterator[pytest.MonkeyPatch]:
 
 def record(world: World, place: Path, shape: str) -> power.Recorder:
     """One whole run in a copy of the world, and the record of it."""
-    here = copy(world, place)
+    copy(world, place)
     shutil.rmtree(place / "source")
     with shaped(shape) as patch:
         disk = power.Recorder(place)
@@ -75,7 +80,6 @@ def record(world: World, place: Path, shape: str) -> power.Recorder:
         outcome = apply(place, world.place / "source")
     assert outcome is not None
     assert outcome.complete
-    check_end(here, read_tree(place))
     return disk
 
 
@@ -132,6 +136,7 @@ def test_after_every_power_cut_running_again_comes_to_the_exact_end(
     world, tmp_path, shape, memory, record_property
 ):
     disk = record(world, tmp_path / "recorded", shape)
+    check_end(world, read_tree(tmp_path / "recorded"))
     points = range(disk.begin, len(disk.operations) + 1)
     count = campaign(world, disk, memory / "again", shape, points)
     record_property("states", count)
@@ -189,3 +194,140 @@ def test_a_run_that_was_killed_and_resumed_survives_a_power_cut(
     record_property("states", count)
 
     assert count > 50
+
+
+# The simulator itself: it must find what is wrong
+
+
+def a_folder_sync_that_does_nothing(patch):
+    patch.setattr(power.Recorder, "syncs_folders", False)
+
+
+def a_file_sync_that_does_nothing(patch):
+    patch.setattr(power.Recorder, "syncs_files", False)
+
+
+def a_filesystem_sync_that_does_nothing(patch):
+    patch.setattr(power.Recorder, "syncs_all", False)
+
+
+def a_log_that_is_not_synced(patch):
+    patch.setattr(durable, "append", durable.write_all)
+
+
+def a_pre_image_that_is_not_synced(patch):
+    store = functools.partial(FilesystemBackend, sync=False)
+    patch.setattr(plandir, "FilesystemBackend", store)
+
+
+def a_pre_image_that_is_not_kept(patch):
+    patch.setattr(plandir.Backup, "keep", lambda self, entries, run: {})
+    patch.setattr(plandir.Backup, "holds", lambda self, key, state: True)
+
+
+def a_pre_image_that_is_not_finished(patch):
+    patch.setattr(plandir, "Put", lambda **fields: Put(**{**fields, "resumed": False}))
+
+
+def an_intent_that_is_logged_after_the_effects(patch):
+    commit = filesystem_write.Batch._commit
+
+    def late(self, cursor, prepared, session, together):
+        changes = []
+        silent = Session(run=session.run, intend=changes.extend)
+        misses = commit(self, cursor, prepared, silent, together)
+        session.intend(changes)
+        return misses
+
+    patch.setattr(filesystem_write.Batch, "_commit", late)
+
+
+def effects_that_are_not_synced(patch):
+    patch.setattr(Cursor, "sync", lambda self: None)
+
+
+def bytes_that_are_not_synced_before_they_have_a_name(patch):
+    stage = durable.stage
+    patch.setattr(durable, "stage", lambda *rest, **named: stage(*rest, **{**named, "sync": False}))
+
+
+def one_sync_for_many_that_comes_only_after_the_effects(patch):
+    def syncer(descriptor, files):
+        calls = itertools.count()
+        return lambda: durable.disk.sync_filesystem(descriptor) if next(calls) % 2 else None
+
+    patch.setattr(durable, "syncer", syncer)
+
+
+def an_overwrite_that_unlinks_first(patch):
+    def trade(self, folder, name, step):
+        aside = durable.staged_name(step.label)
+        durable.disk.link(folder, name, aside)
+        durable.disk.unlink(folder, name)
+        durable.disk.rename_new(folder, step.staged, name)
+        step.staged = aside
+
+    patch.setattr(filesystem_write.Batch, "_trade", trade)
+
+
+def a_resume_that_takes_what_was_cut_off_for_drift(patch):
+    patch.setattr(engine, "_was_cut_off", lambda *rest: False)
+
+
+def a_torn_line_that_is_not_cut(patch):
+    patch.setattr(plandir.Journal, "_cut", lambda self, whole, torn: None)
+
+
+def a_resume_that_leaves_staged_files(patch):
+    patch.setattr(FilesystemBackend, "tidy", lambda self, *rest: ())
+
+
+def a_new_folder_whose_name_is_left_to_the_next_run(patch):
+    def dirty(self, path):
+        self._changed = True
+        self._remember(path, self.go(path))
+
+    patch.setattr(Cursor, "dirty", dirty)
+
+
+PLANTED = [
+    (a_folder_sync_that_does_nothing, "each"),
+    (a_file_sync_that_does_nothing, "each"),
+    (a_filesystem_sync_that_does_nothing, "grouped"),
+    (a_log_that_is_not_synced, "each"),
+    (a_log_that_is_not_synced, "grouped"),
+    (a_pre_image_that_is_not_synced, "each"),
+    (a_pre_image_that_is_not_synced, "grouped"),
+    (a_pre_image_that_is_not_kept, "each"),
+    (a_pre_image_that_is_not_finished, "each"),
+    (an_intent_that_is_logged_after_the_effects, "each"),
+    (an_intent_that_is_logged_after_the_effects, "grouped"),
+    (effects_that_are_not_synced, "each"),
+    (effects_that_are_not_synced, "grouped"),
+    (bytes_that_are_not_synced_before_they_have_a_name, "each"),
+    (one_sync_for_many_that_comes_only_after_the_effects, "grouped"),
+    (an_overwrite_that_unlinks_first, "each"),
+    (a_resume_that_takes_what_was_cut_off_for_drift, "each"),
+    (a_torn_line_that_is_not_cut, "each"),
+    (a_resume_that_leaves_staged_files, "each"),
+]
+
+
+@pytest.mark.parametrize(
+    ("plant", "shape"), PLANTED, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_the_simulator_catches(world, memory, plant, shape):
+    with pytest.MonkeyPatch.context() as patch:
+        plant(patch)
+        disk = record(world, memory / "recorded", shape)
+
+        with pytest.raises(Broken):
+            campaign(world, disk, memory / "again", shape, range(disk.begin, 10_000))
+
+
+def test_the_simulator_catches_what_only_a_kill_and_a_cut_show(world, memory):
+    with pytest.MonkeyPatch.context() as patch:
+        a_new_folder_whose_name_is_left_to_the_next_run(patch)
+
+        with pytest.raises(Broken, match=r"is recorded as done and is not|pre-image"):
+            sum(nested(world, memory, "each", at, random.Random(5)) for at in range(0, 250, 5))
