@@ -29,7 +29,14 @@ from hdev_memory.core.plan import (
     decode,
     plan_id,
 )
-from hdev_memory.errors import AuditError, HdevError, LockedError, PlanError, StoreError
+from hdev_memory.errors import (
+    AuditError,
+    HdevError,
+    LockedError,
+    PartialError,
+    PlanError,
+    StoreError,
+)
 
 PLAN = "plan.json"
 REVIEW = "review.md"
@@ -201,8 +208,17 @@ class Receipt(Value, frozen=True):
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
+    """Replace the receipt of an earlier run. Raises PartialError: the entries are written then."""
     text = msgspec.json.format(msgspec.json.encode(receipt), indent=2)
-    durable.write_whole(folder / RECEIPT, text + b"\n")
+    try:
+        durable.write_whole(folder / RECEIPT, text + b"\n")
+    except (OSError, KeyboardInterrupt) as error:
+        cause = error.strerror if isinstance(error, OSError) else "stopped by a signal"
+        raise PartialError(
+            "The run has ended, but its receipt could not be written.",
+            why=f"{folder / RECEIPT}: {cause}.",
+            hint=f"The audit log is complete; keep its head: {receipt.head}",
+        ) from None
 
 
 def read_receipt(path: Path) -> Receipt:
@@ -229,25 +245,38 @@ class Journal:
         """Check the whole chain, then stand ready at its end.
 
         A torn last line (power was lost while it was written) is cut off and kept aside as
-        `audit.jsonl.torn-N`. Raises AuditError for any earlier damage.
+        `audit.jsonl.torn-N`. Raises AuditError for any earlier damage, and StoreError when the file
+        cannot be opened or repaired.
         """
         self._path = folder / AUDIT
         self._broken = False
         self.records: list[audit.Record] = []
         self.open: dict[str, audit.Record] = {}
         self.torn = ""
-        self._descriptor = os.open(
-            self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
-        )
+        try:
+            self._descriptor = os.open(
+                self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
+            )
+        except OSError as error:
+            raise self._unusable(error) from None
         try:
             # Its name is to survive as well as its lines. It may be there and not be durable: who
             # made it may have been cut off.
             with durable.opened_folder(folder) as above:
                 durable.disk.sync(above)
             self.head = self._check()
-        except BaseException:
+        except BaseException as error:
             os.close(self._descriptor)
+            if isinstance(error, OSError):
+                raise self._unusable(error) from None
             raise
+
+    def _unusable(self, error: OSError) -> StoreError:
+        return StoreError(
+            "The audit log cannot be opened.",
+            why=f"{self._path}: {error.strerror}.",
+            hint="Make room or give access, then run the command again.",
+        )
 
     def _check(self) -> audit.Headmark:
         head = audit.EMPTY
@@ -423,8 +452,15 @@ class Lock:
     """One apply at a time for a plan folder; it ends with the process, and is never broken."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises LockedError when another process holds it."""
-        self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        """Raises LockedError when another process holds it, StoreError when there can be none."""
+        try:
+            self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise StoreError(
+                "The plan's folder cannot be locked.",
+                why=f"{folder / LOCK}: {error.strerror}.",
+                hint="An apply writes its audit log there: give access to the folder.",
+            ) from None
         if not durable.try_lock(self._descriptor):
             os.close(self._descriptor)
             raise LockedError(
