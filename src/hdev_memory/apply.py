@@ -76,6 +76,7 @@ class Outcome:
     """What a run came to; every writing action is in exactly one of the counts.
 
     `kept` names the files, below the target, that hold bytes which somebody else wrote meanwhile.
+    `unlogged` says that the log could not take the end of the run.
     """
 
     created: int = 0
@@ -87,6 +88,7 @@ class Outcome:
     kept: list[str] = field(default_factory=list)
     left: int = 0
     stopped: str = ""
+    unlogged: bool = False
 
     @property
     def written(self) -> int:
@@ -94,7 +96,7 @@ class Outcome:
 
     @property
     def complete(self) -> bool:
-        return not self.failures and not self.left
+        return not self.failures and not self.left and not self.unlogged
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,10 @@ def apply(
     outcome.left = plan.tail.summary.writes - (
         outcome.written + outcome.already + len(outcome.failures)
     )
-    log.end(outcome)
+    try:
+        log.end(outcome)
+    except HdevError as error:
+        outcome.stopped, outcome.unlogged = str(error), True
     return outcome
 
 
