@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 import random
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -33,16 +31,6 @@ from hdev_memory.backends import filesystem_write
 from hdev_memory.backends.base import Put, Session
 from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.backends.filesystem_files import Cursor
-
-
-@pytest.fixture
-def memory(tmp_path):
-    """A folder in memory where there is one; what is thrown away there is never synced."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
-        yield Path(place)
 
 
 @pytest.fixture(scope="module")
