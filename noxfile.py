@@ -36,3 +36,14 @@ def tests(session: nox.Session) -> None:
     """The whole suite, on as many processes as there are cores."""
     session.install(*PINNED, *TEST_TOOLS, ".")
     session.run("pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def endurance(session: nox.Session) -> None:
+    """The tests of survival with every case; this takes the better part of an hour."""
+    session.install(*PINNED, *TEST_TOOLS, ".")
+    everything = {"SURVIVAL": "all"}
+    session.run(
+        "pytest", "-n", "auto", "--timeout", "7200", "tests/survival", *session.posargs,
+        env=everything,
+    )  # fmt: skip
