@@ -234,6 +234,9 @@ UNVERIFIED = "unverified"
 """The evidence of a failure after which nothing is known of the entry: its intent stays open."""
 
 
+_MAX_TORN_BYTES = 32 * 1024 * 1024
+
+
 class Journal:
     """The audit log of one plan, open for appending; the file is the journal of apply as well.
 
@@ -284,8 +287,11 @@ class Journal:
             file.seek(0)
             whole = 0
             for line in iter(lambda: file.readline(audit.MAX_LINE_BYTES + 1), b""):
-                if not line.endswith(b"\n") and len(line) <= audit.MAX_LINE_BYTES:
-                    self._cut(whole, line)
+                if not line.endswith(b"\n"):
+                    # Many records go into one write, and what a power cut left of it may be long.
+                    torn = line + file.read(_MAX_TORN_BYTES)
+                    if b"\n" not in torn and len(torn) < _MAX_TORN_BYTES:
+                        self._cut(whole, torn)
                     break
                 whole += len(line)
             file.seek(0)
