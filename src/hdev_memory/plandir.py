@@ -244,14 +244,15 @@ class Journal:
     open      key -> the intent of a change whose outcome is not known
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Check the whole chain, then stand ready at its end.
+    def __init__(self, folder: Path, plan: str | None = None) -> None:
+        """Check the whole chain, then stand ready at its end; every record is about `plan`, if given.
 
         A torn last line (power was lost while it was written) is cut off and kept aside as
         `audit.jsonl.torn-N`. Raises AuditError for any earlier damage, and StoreError when the file
         cannot be opened or repaired.
         """
         self._path = folder / AUDIT
+        self._plan = plan
         self._broken = False
         self.records: list[audit.Record] = []
         self.open: dict[str, audit.Record] = {}
@@ -296,6 +297,12 @@ class Journal:
                 whole += len(line)
             file.seek(0)
             for record, behind in audit.verify(iter(file.readline, b"")):
+                if self._plan is not None and record.plan != self._plan:
+                    raise AuditError(
+                        "The audit log belongs to another plan.",
+                        why=f"Record {record.seq} is about {record.plan}.",
+                        hint="Put the plan's own log back; it is what tells how far it got.",
+                    )
                 head = behind
                 self._note(record)
         return head

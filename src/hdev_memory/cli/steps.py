@@ -174,7 +174,10 @@ class Stopper:
 @contextlib.contextmanager
 def held(opened: plandir.OpenPlan) -> Iterator[plandir.Journal]:
     """The plan's journal, while no other apply can have it."""
-    with plandir.Lock(opened.folder), plandir.Journal(opened.folder) as journal:
+    with (
+        plandir.Lock(opened.folder),
+        plandir.Journal(opened.folder, opened.plan.plan_id) as journal,
+    ):
         if journal.torn:
             repaired = engine.make_record(
                 "repaired",
