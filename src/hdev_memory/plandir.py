@@ -245,8 +245,9 @@ class Journal:
     """
 
     def __init__(self, folder: Path, plan: str | None = None) -> None:
-        """Check the whole chain, then stand ready at its end; every record is about `plan`, if given.
+        """Check the whole chain, then stand ready at its end.
 
+        Where a `plan` id is given, a record about another one is damage.
         A torn last line (power was lost while it was written) is cut off and kept aside as
         `audit.jsonl.torn-N`. Raises AuditError for any earlier damage, and StoreError when the file
         cannot be opened or repaired.
