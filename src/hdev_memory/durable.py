@@ -253,9 +253,16 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def append(descriptor: int, content: bytes) -> None:
-    """Add to the end of a file opened with O_APPEND, durably."""
+    """Add to the end of a file opened with O_APPEND, durably, and read it again.
+
+    Raises OSError as well where it does not stand there: a write that only says that it was done,
+    or somebody else who writes to the same end.
+    """
+    end = os.fstat(descriptor).st_size
     write_all(descriptor, content)
     disk.sync(descriptor)
+    if os.pread(descriptor, len(content) + 1, end) != content:
+        raise OSError(errno.EIO, "what was written does not read back")
 
 
 def write_stream(path: Path, parts: Iterator[bytes]) -> None:
