@@ -14,6 +14,7 @@ FAILPOINTS = "tests/survival/test_failpoints.py"
 KILLED = f"{FAILPOINTS}::test_a_run_that_is_killed_at_a_call_is_resumed[each]"
 RACES = "tests/survival/test_races.py"
 TAMPERING = "tests/survival/test_tampering.py"
+INERT = "tests/survival/test_inert.py"
 COUNTS = "tests/survival/test_counts.py"
 WORKFLOW = "tests/cli/test_workflow.py"
 CONTRACT = "tests/backends/test_contract.py"
@@ -336,6 +337,25 @@ BUGS = (
         f"{RACES}::test_a_link_that_flips_never_leads_a_write_outside",
     ),
     Bug(
+        "a backslash is shown as it is",
+        "P12",
+        (
+            (
+                "review/inert.py",
+                '    if char == "\\\\":\n        return "\\\\\\\\"\n',
+                "",
+            ),
+            ("review/inert.py", "[ -\\[\\]-~]*", "[ -~]*"),
+        ),
+        f"{INERT}::test_a_text_that_spells_out_a_hidden_character_is_not_shown_as_one",
+    ),
+    Bug(
+        "characters that turn the direction are shown as they are",
+        "P12",
+        (("review/inert.py", '{"Cc", "Cf", "Cs",', '{"Cc", "Cs",'),),
+        f"{INERT}::test_every_character_is_shown_as_something_visible_of_its_own",
+    ),
+    Bug(
         "nesting has no limit",
         "P13",
         (("core/digest.py", "MAX_DEPTH = 64\n", "MAX_DEPTH = 400\n"),),
@@ -367,5 +387,23 @@ BUGS = (
         "P16",
         (("backends/filesystem.py", "        if not exchanges:\n", "        if False:\n"),),
         "tests/survival/test_probe.py",
+    ),
+    Bug(
+        "times that a backend keeps are compared",
+        "P15",
+        (("core/entry.py", '("created", "updated", "version")', '("version",)'),),
+        "tests/core/test_entry.py::test_bookkeeping_is_no_part_of_the_digest",
+    ),
+    Bug(
+        "a plan does not expire",
+        "P15",
+        (
+            (
+                "apply.py",
+                "    if expires is not None and now >= ",
+                "    if expires is None and now >= ",
+            ),
+        ),
+        "tests/cli/test_bad_input.py::test_an_expired_plan",
     ),
 )
