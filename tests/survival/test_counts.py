@@ -5,6 +5,8 @@ One sync less, and something that is called durable is not; one more, and every 
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from tests.survival.power import QuietDisk
 from tests.survival.world import apply, build
@@ -13,6 +15,10 @@ from hdev_memory import durable
 from hdev_memory.backends.base import Put, Remove
 from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.core.entry import Normalisation
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere there is no one sync for many files"
+)
 
 NORMAL = Normalisation()
 OLD, NEW = NORMAL.state(b"old", {"k": 1}), NORMAL.state(b"new", {"k": 2})
