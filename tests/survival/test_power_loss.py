@@ -184,6 +184,27 @@ def test_a_run_that_was_killed_and_resumed_survives_a_power_cut(
     assert count > 50
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_power_cut_while_another_is_repaired_is_repaired(world, memory, shape, record_property):
+    chance = random.Random(7)
+    first = record(world, memory / "recorded", shape)
+    points = range(first.begin, len(first.operations) + 1)
+    cuts = [tree for _, _, tree in power.states(first.operations, power.CUTS, points)]
+    count = 0
+    for tree in cuts if THOROUGH else chance.sample(cuts, 20):
+        write_tree(memory / "cut", tree)
+        with shaped(shape) as patch:
+            disk = power.Recorder(memory / "cut")
+            patch.setattr(durable, "disk", disk)
+            apply(memory / "cut", world.place / "source")
+        shutil.rmtree(memory / "cut")
+        inside = range(disk.begin, len(disk.operations) + 1)
+        count += campaign(world, disk, memory / "again", shape, chance.choices(inside, k=6))
+    record_property("states", count)
+
+    assert count > 50
+
+
 # The simulator itself: it must find what is wrong
 
 
