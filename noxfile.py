@@ -49,3 +49,25 @@ def bench(session: nox.Session) -> None:
 def bench_stacks(session: nox.Session) -> None:
     """The server stacks of docs/decisions/0002; each gets an environment of its own inside."""
     session.run("python", "-m", "tests.benchmarks.asgi_stacks", *session.posargs)
+
+
+@nox.session
+def gate(session: nox.Session) -> None:
+    """Every planted bug makes its test fail; some minutes, so the suite plants a few of them."""
+    session.install(*PINNED, *TEST_TOOLS, ".")
+    everything = {"SURVIVAL": "all"}
+    session.run(
+        "pytest", "-n", "auto", "tests/survival/test_planted_bugs.py", *session.posargs,
+        env=everything,
+    )  # fmt: skip
+
+
+@nox.session
+def endurance(session: nox.Session) -> None:
+    """The tests of survival with every case; this takes the better part of an hour."""
+    session.install(*PINNED, *TEST_TOOLS, ".")
+    everything = {"SURVIVAL": "all"}
+    session.run(
+        "pytest", "-n", "auto", "--timeout", "7200", "tests/survival", *session.posargs,
+        env=everything,
+    )  # fmt: skip

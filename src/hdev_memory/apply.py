@@ -79,6 +79,7 @@ class Outcome:
     """What a run came to; every writing action is in exactly one of the counts.
 
     `kept` names the files, below the target, that hold bytes which somebody else wrote meanwhile.
+    `unlogged` says that the log could not take the end of the run.
     """
 
     created: int = 0
@@ -90,6 +91,7 @@ class Outcome:
     kept: list[str] = field(default_factory=list)
     left: int = 0
     stopped: str = ""
+    unlogged: bool = False
 
     @property
     def written(self) -> int:
@@ -97,7 +99,7 @@ class Outcome:
 
     @property
     def complete(self) -> bool:
-        return not self.failures and not self.left
+        return not self.failures and not self.left and not self.unlogged
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,10 @@ def apply(
     outcome.left = plan.tail.summary.writes - (
         outcome.written + outcome.already + len(outcome.failures)
     )
-    log.end(outcome)
+    try:
+        log.end(outcome)
+    except HdevError as error:
+        outcome.stopped, outcome.unlogged = str(error), True
     return outcome
 
 
@@ -267,12 +272,17 @@ def _recover(
     runs = {record.run for record in journal.records} - {log.run.run}
     if not any(record.event in ("started", "resumed") for record in journal.records[:-1]):
         return ()
-    cut_off: dict[str, Transition] = {
-        key: (intent.before, intent.after) for key, intent in journal.open.items()
-    }
+    # Only a run that logged its intent can have displaced anything; of any other run whatever lies
+    # there was staged by itself, and may be damaged.
+    cut_off: dict[str, dict[str, Transition]] = {}
+    for key, intent in journal.open.items():
+        cut_off.setdefault(intent.run, {})[key] = (intent.before, intent.after)
+    idle = runs - cut_off.keys()
     backup.tidy(runs, (action.key for action in writing(opened)))
-    keys = (action.key for action in writing(opened))
-    kept = target.tidy(runs, keys, cut_off, opened.plan.head.normalisation)
+    kept: list[str] = []
+    for names, changes in [(idle, {}), *(([run], cut_off[run]) for run in cut_off)]:
+        keys = (action.key for action in writing(opened))
+        kept += target.tidy(names, keys, changes, opened.plan.head.normalisation)
     log.kept(kept)
     return kept
 

@@ -210,11 +210,18 @@ def opened_folder(path: Path) -> Iterator[int]:
 
 
 def make_folders(path: Path, *, sync: bool = True) -> None:
-    """Make a folder and those above it, durably; nothing when it is there."""
+    """Make a folder and those above it, durably; nothing when it is there.
+
+    The name of the last that is there already is synced as well: who made it may have been cut off
+    before that.
+    """
     missing = []
     while not path.is_dir():
         missing.append(path.name)
         path = path.parent
+    if missing and sync:
+        with opened_folder(path) as last:
+            sync_name(last)
     for name in reversed(missing):
         with opened_folder(path) as parent:
             with contextlib.suppress(FileExistsError):
@@ -222,6 +229,18 @@ def make_folders(path: Path, *, sync: bool = True) -> None:
             if sync:
                 disk.sync(parent)
         path = path / name
+
+
+def sync_name(folder: int) -> None:
+    """Make the name of an open folder durable, where the folder above it may be read."""
+    try:
+        above = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    except PermissionError:
+        return  # then it is not ours, and nor is that name
+    try:
+        disk.sync(above)
+    finally:
+        os.close(above)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -237,9 +256,16 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def append(descriptor: int, content: bytes) -> None:
-    """Add to the end of a file opened with O_APPEND, durably."""
+    """Add to the end of a file opened with O_APPEND, durably, and read it again.
+
+    Raises OSError as well where it does not stand there: a write that only says that it was done,
+    or somebody else who writes to the same end.
+    """
+    end = os.fstat(descriptor).st_size
     write_all(descriptor, content)
     disk.sync(descriptor)
+    if os.pread(descriptor, len(content) + 1, end) != content:
+        raise OSError(errno.EIO, "what was written does not read back")
 
 
 def write_stream(path: Path, parts: Iterator[bytes]) -> None:

@@ -38,7 +38,14 @@ from hdev_memory.core.plan import (
     decode,
     plan_id,
 )
-from hdev_memory.errors import AuditError, HdevError, LockedError, PlanError, StoreError
+from hdev_memory.errors import (
+    AuditError,
+    HdevError,
+    LockedError,
+    PartialError,
+    PlanError,
+    StoreError,
+)
 
 PLAN = "plan.json"
 REVIEW = "review.md"
@@ -129,7 +136,7 @@ def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], st
         )
     made = [parent for parent in folder.parents if not parent.exists()]
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folders(folder.parent)
         draft = Path(tempfile.mkdtemp(prefix=durable.STAGED_PREFIX, dir=folder.parent))
     except OSError as error:
         _unmake(made)
@@ -207,8 +214,17 @@ class Receipt(Value, frozen=True):
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
+    """Replace the receipt of an earlier run. Raises PartialError: the entries are written then."""
     text = msgspec.json.format(msgspec.json.encode(receipt), indent=2)
-    durable.write_whole(folder / RECEIPT, text + b"\n")
+    try:
+        durable.write_whole(folder / RECEIPT, text + b"\n")
+    except (OSError, KeyboardInterrupt) as error:
+        cause = error.strerror if isinstance(error, OSError) else "stopped by a signal"
+        raise PartialError(
+            "The run has ended, but its receipt could not be written.",
+            why=f"{folder / RECEIPT}: {cause}.",
+            hint=f"The audit log is complete; keep its head: {receipt.head}",
+        ) from None
 
 
 def read_receipt(path: Path) -> Receipt:
@@ -224,6 +240,9 @@ UNVERIFIED = "unverified"
 """The evidence of a failure after which nothing is known of the entry: its intent stays open."""
 
 
+_MAX_TORN_BYTES = 32 * 1024 * 1024
+
+
 class Journal(Closing):
     """The audit log of one plan, open for appending; the file is the journal of apply as well.
 
@@ -231,29 +250,44 @@ class Journal(Closing):
     open      key -> the intent of a change whose outcome is not known
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, plan: str | None = None) -> None:
         """Check the whole chain, then stand ready at its end.
 
+        Where a `plan` id is given, a record about another one is damage.
         A torn last line (power was lost while it was written) is cut off and kept aside as
-        `audit.jsonl.torn-N`. Raises AuditError for any earlier damage.
+        `audit.jsonl.torn-N`. Raises AuditError for any earlier damage, and StoreError when the file
+        cannot be opened or repaired.
         """
         self._path = folder / AUDIT
+        self._plan = plan
         self._broken = False
         self.records: list[audit.Record] = []
         self.open: dict[str, audit.Record] = {}
         self.torn = ""
-        new = not self._path.exists()
-        self._descriptor = os.open(
-            self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
-        )
         try:
-            if new:  # its name is to survive as well as its lines
-                with durable.opened_folder(folder) as above:
-                    durable.disk.sync(above)
+            self._descriptor = os.open(
+                self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
+            )
+        except OSError as error:
+            raise self._unusable(error) from None
+        try:
+            # Its name is to survive as well as its lines. It may be there and not be durable: who
+            # made it may have been cut off.
+            with durable.opened_folder(folder) as above:
+                durable.disk.sync(above)
             self.head = self._check()
-        except BaseException:
+        except BaseException as error:
             os.close(self._descriptor)
+            if isinstance(error, OSError):
+                raise self._unusable(error) from None
             raise
+
+    def _unusable(self, error: OSError) -> StoreError:
+        return StoreError(
+            "The audit log cannot be opened.",
+            why=f"{self._path}: {error.strerror}.",
+            hint="Make room or give access, then run the command again.",
+        )
 
     def _check(self) -> audit.Headmark:
         head = audit.EMPTY
@@ -261,12 +295,21 @@ class Journal(Closing):
             file.seek(0)
             whole = 0
             for line in iter(lambda: file.readline(audit.MAX_LINE_BYTES + 1), b""):
-                if not line.endswith(b"\n") and len(line) <= audit.MAX_LINE_BYTES:
-                    self._cut(whole, line)
+                if not line.endswith(b"\n"):
+                    # Many records go into one write, and what a power cut left of it may be long.
+                    torn = line + file.read(_MAX_TORN_BYTES)
+                    if b"\n" not in torn and len(torn) < _MAX_TORN_BYTES:
+                        self._cut(whole, torn)
                     break
                 whole += len(line)
             file.seek(0)
             for record, behind in audit.verify(iter(file.readline, b"")):
+                if self._plan is not None and record.plan != self._plan:
+                    raise AuditError(
+                        "The audit log belongs to another plan.",
+                        why=f"Record {record.seq} is about {record.plan}.",
+                        hint="Put the plan's own log back; it is what tells how far it got.",
+                    )
                 head = behind
                 self._note(record)
         return head
@@ -344,7 +387,8 @@ class Backup(Closing):
     def keep(self, entries: Sequence[tuple[Entry, State]], run: str) -> dict[str, str]:
         """Make these entries durable here, and say for each key why that was not possible.
 
-        An entry that an earlier run has kept stays as it is.
+        One that an earlier run has kept stays as it is, and one that it was cut off in is finished;
+        the names of both are made durable, because nobody knows whether they were.
         """
         changes = [
             Put(
@@ -354,6 +398,7 @@ class Backup(Closing):
                 before=None,
                 after=state,
                 sidecar=entry.sidecar,
+                resumed=True,
             )
             for entry, state in entries
         ]
@@ -472,8 +517,15 @@ class Lock(Closing):
     """One apply at a time for a plan folder; it ends with the process, and is never broken."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises LockedError when another process holds it."""
-        self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        """Raises LockedError when another process holds it, StoreError when there can be none."""
+        try:
+            self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise StoreError(
+                "The plan's folder cannot be locked.",
+                why=f"{folder / LOCK}: {error.strerror}.",
+                hint="An apply writes its audit log there: give access to the folder.",
+            ) from None
         if not durable.try_lock(self._descriptor):
             os.close(self._descriptor)
             raise LockedError(

@@ -105,6 +105,7 @@ class FilesystemBackend(Closing):
         self.stores = {store} if store is not None else set()
         self._proved = False
         self._holding = False
+        self._named = False
         self.capabilities = msgspec.structs.replace(
             CAPABILITIES,
             cas="atomic" if _seems_to_exchange(self._path) else "guarded",
@@ -326,6 +327,7 @@ class FilesystemBackend(Closing):
         if self._root is None:
             self._root = self._create_root()
         self._prove(self._root)
+        self._sync_own_name(self._root)
         exchanges = self.capabilities.cas == "atomic"
         alone = contextlib.nullcontext() if self._holding else self._briefly_held(self._root)
         writer = Batch(self._root, normalisation, sync=self._sync, exchanges=exchanges, alone=alone)
@@ -411,6 +413,18 @@ class FilesystemBackend(Closing):
             why=f"It belongs to {holder.name}, and ends with it.",
             hint="End that process; nothing has to be cleaned up behind it.",
         )
+
+    def _sync_own_name(self, root: int) -> None:
+        """Once: who made the folder may have been cut off before its name was durable."""
+        if not self._sync or self._named:
+            return
+        try:
+            durable.sync_name(root)
+        except OSError as error:
+            raise StoreError(
+                "The target folder cannot be made durable.", why=f"{self._path}: {error.strerror}."
+            ) from None
+        self._named = True
 
     def _prove(self, root: int) -> None:
         if self._proved or self.capabilities.cas != "atomic":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -86,19 +87,28 @@ class Cursor:
         return self._steps[-1][1] if self._steps else self._root
 
     def _make(self, here: int, names: list[str], depth: int) -> None:
-        try:
+        with contextlib.suppress(FileExistsError):
             durable.disk.make_folder(here, names[depth])
-        except FileExistsError:
-            return
-        self._remember("/".join(names[:depth]), here)
 
     def dirty(self, path: str) -> None:
-        """Remember that names in the folder at `path` have changed."""
-        self._remember(path, self.go(path))
+        """Remember that names in the folder at `path` have changed.
+
+        Those above it count as well: who made a folder may have been cut off before its name was
+        durable, and what lies in it would be lost with it.
+        """
+        self.go(path)
+        self._changed = True
+        if self._together is not None:
+            return
+        assert self._root is not None
+        self._remember("", self._root)
+        above = ""
+        for name, descriptor in self._steps:
+            above += name + "/"
+            self._remember(above, descriptor)
 
     def _remember(self, path: str, descriptor: int) -> None:
-        self._changed = True
-        if self._together is None and path not in self._dirty:
+        if path not in self._dirty:
             if len(self._dirty) == _MOST_DIRTY:
                 self._sync_each()
             self._dirty[path] = os.dup(descriptor)

@@ -296,7 +296,7 @@ def held(opened: plandir.OpenPlan, patience: Patience | None = None) -> Iterator
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(opened.folder, patience or Patience()))
-            journal = stack.enter_context(plandir.Journal(opened.folder))
+            journal = stack.enter_context(plandir.Journal(opened.folder, opened.plan.plan_id))
         except OSError as error:
             raise HdevError(
                 "The plan's folder cannot be written, and no run goes without its log.",

@@ -1,0 +1,409 @@
+"""Bugs to be planted, one at a time: a small change of the source, and the test that must fail.
+
+`promise` is the promise of docs/guarantees.md that the bug breaks. A test that does not fail with
+its bug proves nothing; `test_planted_bugs.py` is the gate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+POWER = "tests/survival/test_power_loss.py"
+CUT = f"{POWER}::test_after_every_power_cut_running_again_comes_to_the_exact_end[each]"
+FAILPOINTS = "tests/survival/test_failpoints.py"
+KILLED = f"{FAILPOINTS}::test_a_run_that_is_killed_at_a_call_is_resumed[each]"
+RACES = "tests/survival/test_races.py"
+TAMPERING = "tests/survival/test_tampering.py"
+INERT = "tests/survival/test_inert.py"
+COUNTS = "tests/survival/test_counts.py"
+WORKFLOW = "tests/cli/test_workflow.py"
+CONTRACT = "tests/backends/test_contract.py"
+
+WRITE = "backends/filesystem_write.py"
+FILES = "backends/filesystem_files.py"
+
+
+@dataclass(frozen=True)
+class Bug:
+    """`edits` are (file below src/hdev_memory, text that is there once, text instead)."""
+
+    name: str
+    promise: str
+    edits: tuple[tuple[str, str, str], ...]
+    test: str
+
+
+BUGS = (
+    Bug(
+        "deletes are not compared with what stands there",
+        "P1",
+        (
+            (
+                "core/diff.py",
+                "    if current == before:\n        return Verdict.READY\n",
+                (
+                    "    if current == before or isinstance(action, Delete):\n"
+                    "        return Verdict.READY\n"
+                ),
+            ),
+        ),
+        "tests/core/test_diff.py::test_judge_knows_ready_done_and_drift",
+    ),
+    Bug(
+        "an overwrite looks and then renames",
+        "P2",
+        (
+            (
+                WRITE,
+                (
+                    "            durable.disk.exchange(folder, step.staged, name)\n"
+                    "            return\n"
+                ),
+                (
+                    "            aside = durable.staged_name(step.label)\n"
+                    "            durable.disk.link(folder, name, aside)\n"
+                    "            durable.disk.replace(folder, step.staged, name)\n"
+                    "            step.staged = aside\n"
+                    "            return\n"
+                ),
+            ),
+        ),
+        f"{RACES}::test_no_update_of_somebody_else_is_lost",
+    ),
+    Bug(
+        "what was displaced is not looked at",
+        "P2",
+        ((WRITE, "        if found != step.before:\n", "        if False:\n"),),
+        f"{RACES}::test_what_somebody_writes_into_a_displaced_file_is_kept",
+    ),
+    Bug(
+        "what was displaced is not looked at again before it is removed",
+        "P2",
+        (
+            (
+                WRITE,
+                (
+                    "                self._keep_foreign(folder, step, item)\n"
+                    "                if step.staged:\n"
+                ),
+                "                if step.staged:\n",
+            ),
+        ),
+        f"{RACES}::test_what_somebody_writes_into_a_displaced_file_is_kept",
+    ),
+    Bug(
+        "pre-images are not synced",
+        "P3",
+        (
+            (
+                "plandir.py",
+                "FilesystemBackend(str(self.path), must_exist=False)",
+                "FilesystemBackend(str(self.path), must_exist=False, sync=False)",
+            ),
+        ),
+        CUT,
+    ),
+    Bug(
+        "a pre-image that was cut off is not finished",
+        "P3",
+        (("plandir.py", "                resumed=True,\n", ""),),
+        KILLED,
+    ),
+    Bug(
+        "folders are not synced",
+        "P4",
+        (
+            (
+                FILES,
+                (
+                    "            try:\n                durable.disk.sync(descriptor)\n"
+                    "            finally:\n"
+                ),
+                "            try:\n                pass\n            finally:\n",
+            ),
+        ),
+        f"{COUNTS}::test_a_write_syncs_as_often_as_it_must",
+    ),
+    Bug(
+        "folders above a changed one are not synced",
+        "P4",
+        ((FILES, "            self._remember(above, descriptor)\n", "            pass\n"),),
+        f"{COUNTS}::test_every_folder_on_the_way_to_a_changed_one_is_synced_once",
+    ),
+    Bug(
+        "staged files are not synced",
+        "P4",
+        (
+            (
+                "durable.py",
+                "            if sync:\n                disk.sync(descriptor)\n            if os",
+                "            if os",
+            ),
+        ),
+        CUT,
+    ),
+    Bug(
+        "a large batch is not synced before it takes effect",
+        "P4",
+        (
+            (
+                WRITE,
+                "            try:\n                together()\n",
+                "            try:\n                pass\n",
+            ),
+        ),
+        f"{POWER}::test_after_every_power_cut_running_again_comes_to_the_exact_end[grouped]",
+    ),
+    Bug(
+        "the intent is logged after the effects",
+        "P5",
+        (
+            (
+                WRITE,
+                "        session.intend([item.change for item in ready])\n        misses = {}\n",
+                "        misses = {}\n",
+            ),
+            (
+                WRITE,
+                "        if self._sync:\n            try:\n                cursor.sync()\n",
+                (
+                    "        session.intend([item.change for item in ready])\n"
+                    "        if self._sync:\n            try:\n                cursor.sync()\n"
+                ),
+            ),
+        ),
+        CUT,
+    ),
+    Bug(
+        "the log is not synced",
+        "P5",
+        (
+            (
+                "durable.py",
+                "    disk.sync(descriptor)\n    if os.pread(",
+                "    if os.pread(",
+            ),
+        ),
+        CUT,
+    ),
+    Bug(
+        "records are not compared with the one before",
+        "P5",
+        (("core/audit.py", "        if record.prev != head.digest:\n", "        if False:\n"),),
+        f"{TAMPERING}::test_a_record_that_was_changed_is_refused_by_verify_and_by_apply",
+    ),
+    Bug(
+        "the log of another plan is taken for ours",
+        "P5",
+        (("plandir.py", "self._plan is not None and record.plan", "False and record.plan"),),
+        f"{TAMPERING}::test_a_log_of_another_plan_is_refused",
+    ),
+    Bug(
+        "what was cut off is taken for drift",
+        "P6",
+        (
+            (
+                "apply.py",
+                "verdict is Verdict.DRIFT and _was_cut_off(",
+                "verdict is Verdict.DRIFT and False and _was_cut_off(",
+            ),
+        ),
+        KILLED,
+    ),
+    Bug(
+        "what a killed run has staged is left there",
+        "P6",
+        (
+            (
+                "apply.py",
+                (
+                    "        kept += target.tidy(names, keys, changes, "
+                    "opened.plan.head.normalisation)\n"
+                ),
+                "        pass\n",
+            ),
+        ),
+        KILLED,
+    ),
+    Bug(
+        "a torn line is taken for damage",
+        "P6",
+        (
+            (
+                "plandir.py",
+                "                        self._cut(whole, torn)\n",
+                "                        pass\n",
+            ),
+        ),
+        f"{TAMPERING}::test_a_torn_last_line_is_kept_aside_and_the_repair_is_recorded",
+    ),
+    Bug(
+        "drift does not refuse",
+        "P7",
+        (("apply.py", "    if drifts:\n        raise", "    if False:\n        raise"),),
+        f"{WORKFLOW}::test_any_drift_refuses_before_the_first_write",
+    ),
+    Bug(
+        "an entry is not looked at once more at its own write",
+        "P7",
+        ((WRITE, "            if state != change.before:\n", "            if False:\n"),),
+        f"{CONTRACT}::test_an_overwrite_and_a_delete_of_a_changed_entry_drift_and_change_nothing",
+    ),
+    Bug(
+        "the seal of a plan is not compared",
+        "P8",
+        (
+            (
+                "core/plan.py",
+                "hexdigest())\n        if self._need() != expected:\n",
+                "hexdigest())\n        if self._need() == b'':\n",
+            ),
+        ),
+        "tests/core/test_plan.py::test_a_flip_of_any_byte_is_refused",
+    ),
+    Bug(
+        "a finished plan is executed again",
+        "P8",
+        (
+            (
+                "cli/steps.py",
+                '    if not runs or runs[-1].event != "finished":\n',
+                "    if True:\n",
+            ),
+        ),
+        f"{WORKFLOW}::test_applying_again_does_nothing_and_after_a_change_is_refused",
+    ),
+    Bug(
+        "a server that says yes is believed",
+        "P9",
+        (
+            (
+                "backends/http.py",
+                (
+                    '            return self._settle(change, "the server stored something else", '
+                    "normalisation)\n"
+                ),
+                (
+                    "            return (\n"
+                    "                Stored(key=change.key, state=change.after)\n"
+                    "                if isinstance(change, Put)\n"
+                    "                else Removed(key=change.key)\n"
+                    "            )\n"
+                ),
+            ),
+        ),
+        "tests/backends/test_http.py::test_a_server_that_says_yes_and_writes_nothing_is_not_believed",
+    ),
+    Bug(
+        "a lying write to the log is believed",
+        "P9",
+        (
+            (
+                "durable.py",
+                "    if os.pread(descriptor, len(content) + 1, end) != content:\n",
+                "    if False:\n",
+            ),
+        ),
+        "tests/survival/test_lies.py::test_a_log_that_did_not_take_a_record_stops_the_run",
+    ),
+    Bug(
+        "redirects are followed",
+        "P10",
+        (("backends/http_transport.py", "follow_redirects=False", "follow_redirects=True"),),
+        "tests/cli/test_bad_input.py::test_what_is_no_memory_server",
+    ),
+    Bug(
+        "a key travels in the clear",
+        "P10",
+        (
+            (
+                "backends/http_transport.py",
+                '        if where.key is not None and url.scheme == "http" and not',
+                '        if where.key is None and url.scheme == "http" and not',
+            ),
+        ),
+        "tests/backends/test_http.py::test_a_key_does_not_travel_in_the_clear_to_another_machine",
+    ),
+    Bug(
+        "links are followed",
+        "P11",
+        (
+            (
+                FILES,
+                "FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
+                "FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC",
+            ),
+        ),
+        f"{RACES}::test_a_link_that_flips_never_leads_a_write_outside",
+    ),
+    Bug(
+        "a backslash is shown as it is",
+        "P12",
+        (
+            (
+                "review/inert.py",
+                '    if char == "\\\\":\n        return "\\\\\\\\"\n',
+                "",
+            ),
+            ("review/inert.py", "[ -\\[\\]-~]*", "[ -~]*"),
+        ),
+        f"{INERT}::test_a_text_that_spells_out_a_hidden_character_is_not_shown_as_one",
+    ),
+    Bug(
+        "characters that turn the direction are shown as they are",
+        "P12",
+        (("review/inert.py", '{"Cc", "Cf", "Cs",', '{"Cc", "Cs",'),),
+        f"{INERT}::test_every_character_is_shown_as_something_visible_of_its_own",
+    ),
+    Bug(
+        "nesting has no limit",
+        "P13",
+        (("core/digest.py", "MAX_DEPTH = 64\n", "MAX_DEPTH = 400\n"),),
+        "tests/core/test_digest.py::test_nesting_beyond_the_limit_is_refused",
+    ),
+    Bug(
+        "deletes have no limit",
+        "P14",
+        (("planning.py", "    if summary.delete > limit:\n", "    if False:\n"),),
+        f"{WORKFLOW}::test_deletes_have_a_limit",
+    ),
+    Bug(
+        "a listing that fails is empty",
+        "P14",
+        (
+            (
+                "backends/http.py",
+                (
+                    '            raise self._unlisted("/api/memory/tree", answer)\n'
+                    "        if not isinstance(items, dict):\n"
+                ),
+                "            return {}\n        if not isinstance(items, dict):\n",
+            ),
+        ),
+        "tests/backends/test_http.py::test_a_listing_that_fails_is_an_error_and_never_empty",
+    ),
+    Bug(
+        "a filesystem is believed to exchange names",
+        "P16",
+        (("backends/filesystem.py", "        if not exchanges:\n", "        if False:\n"),),
+        "tests/survival/test_probe.py",
+    ),
+    Bug(
+        "times that a backend keeps are compared",
+        "P15",
+        (("core/entry.py", '("created", "updated", "version")', '("version",)'),),
+        "tests/core/test_entry.py::test_bookkeeping_is_no_part_of_the_digest",
+    ),
+    Bug(
+        "a plan does not expire",
+        "P15",
+        (
+            (
+                "apply.py",
+                "    if expires is not None and now >= ",
+                "    if expires is None and now >= ",
+            ),
+        ),
+        "tests/cli/test_bad_input.py::test_an_expired_plan",
+    ),
+)
