@@ -143,7 +143,8 @@ def test_damage_before_the_last_line_is_not_mended(tmp_path):
 
 
 def test_an_endless_line_is_damage_and_not_a_torn_end(tmp_path):
-    (tmp_path / plandir.AUDIT).write_bytes(b"x" * (audit.MAX_LINE_BYTES + 10))
+    """Longer than all that one append ever leaves."""
+    (tmp_path / plandir.AUDIT).write_bytes(b"x" * (33 * 1024 * 1024))
 
     with pytest.raises(AuditError):
         plandir.Journal(tmp_path)

@@ -224,8 +224,8 @@ def apply(
     )
     try:
         log.end(outcome)
-    except HdevError as error:
-        outcome.stopped, outcome.unlogged = str(error), True
+    except (HdevError, KeyboardInterrupt) as error:
+        outcome.stopped, outcome.unlogged = str(error) or "interrupted", True
     return outcome
 
 

@@ -78,7 +78,7 @@ def _(scene):
 
 @case("silence", "takes the request and never answers", "cut at the deadline, an error")
 def _(scene):
-    broken(scene, lambda exchange: exchange.until_gone(), "timed out", timeout=0.2, attempts=2)
+    broken(scene, lambda exchange: exchange.until_gone(), "takes too long", timeout=0.2, attempts=2)
     assert scene.server.count("GET", A) == 2
 
 

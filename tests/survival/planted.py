@@ -247,7 +247,7 @@ BUGS = (
         "an entry is not looked at once more at its own write",
         "P7",
         ((WRITE, "            if state != change.before:\n", "            if False:\n"),),
-        f"{CONTRACT}::test_an_overwrite_and_a_delete_of_a_changed_entry_drift_and_change_nothing",
+        f"{CONTRACT}::test_promise[filesystem-stale-overwrite]",
     ),
     Bug(
         "the seal of a plan is not compared",
@@ -279,11 +279,10 @@ BUGS = (
         (
             (
                 "backends/http.py",
+                ("        sending.count(outcome)\n"),
                 (
-                    '            return self._settle(change, "the server stored something else", '
-                    "normalisation)\n"
-                ),
-                (
+                    "        sending.count(outcome)\n"
+                    "        if outcome.said == 'confirmed':\n"
                     "            return (\n"
                     "                Stored(key=change.key, state=change.after)\n"
                     "                if isinstance(change, Put)\n"
@@ -374,10 +373,10 @@ BUGS = (
             (
                 "backends/http.py",
                 (
-                    '            raise self._unlisted("/api/memory/tree", answer)\n'
-                    "        if not isinstance(items, dict):\n"
+                    "        if answer.status != 200 or not _success(answer):\n"
+                    '            raise _unlisted("/api/memory/tree", answer.cause)\n'
                 ),
-                "            return {}\n        if not isinstance(items, dict):\n",
+                "        if answer.status != 200 or not _success(answer):\n            return {}\n",
             ),
         ),
         "tests/backends/test_http.py::test_a_listing_that_fails_is_an_error_and_never_empty",

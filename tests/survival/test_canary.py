@@ -16,14 +16,15 @@ from hdev_memory import durable
 
 KEY = "canary-3b1f-of-the-key"
 TEXT = "canary-9c2e of the content"
+NOTE = "canary note of the metadata"
 
 
 @pytest.fixture
 def work(home):
     work = home.parent / "work"
     for side in ("source", "target"):
-        put_entry(work / side, "changed", f"{TEXT} {side}", {"note": TEXT + side})
-    put_entry(work / "source", "fresh", TEXT, {"note": TEXT})
+        put_entry(work / side, "changed", f"{TEXT} {side}", {"note": NOTE + side})
+    put_entry(work / "source", "fresh", TEXT, {"note": NOTE})
     put_entry(work / "source", "broken", TEXT.encode() + b"\xff")
     put_entry(work / "target", "gone", TEXT)
     (work / "source" / "no-json.md").write_text(TEXT)
@@ -79,6 +80,9 @@ def test_neither_key_nor_content_is_said_or_written_anywhere_else(hdev, work, tm
     assert down.status == 9, url
     assert [text for text in said if KEY in text or TEXT in text] == []
     assert [name for name, text in files.items() if TEXT.encode() in text] == []
+    # Metadata that differs is shown to people, in reviews and where there is drift; never recorded.
+    recorded = [name for name, text in files.items() if NOTE.encode() in text]
+    assert [name for name in recorded if not name.endswith("review.md")] == []
     assert [name for name, text in tree_of(tmp_path).items() if KEY.encode() in text] == []
     assert "q/audit.jsonl" in files
     assert "p/receipt.json" in files

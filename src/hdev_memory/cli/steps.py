@@ -36,7 +36,7 @@ from hdev_memory.cli.eventlines import ApplyEnding, Drift, Failed, KeptAside, Li
 from hdev_memory.cli.progress import Shown
 from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings, resolve
 from hdev_memory.core.plan import End, Limits, Options, Provenance
-from hdev_memory.errors import HdevError, LockedError, PartialError, PlanError, UsageError
+from hdev_memory.errors import HdevError, LockedError, PlanError, UsageError
 from hdev_memory.review import document, markdown, metadata, terminal
 from hdev_memory.review.inert import inert
 
@@ -368,15 +368,7 @@ def carry_out(
             head=journal.head,
             durability=durability,
         )
-        try:
-            plandir.write_receipt(opened.folder, receipt)
-        except OSError as error:
-            raise PartialError(
-                "The run has ended, and its receipt cannot be written.",
-                why=f"{opened.folder}: {error.strerror}. The audit log holds all of it up to "
-                f"{receipt.head}.",
-                hint=f"Make room or give access, then run hdev apply {opened.folder} again.",
-            ) from None
+        plandir.write_receipt(opened.folder, receipt)
     return outcome, receipt
 
 

@@ -63,7 +63,7 @@ class Journal:
         self._unclean = self._path.exists()  # a server that stops well takes its journal along
         if not self._unclean:
             durable.write_whole(self._path, b"")
-        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file: int | None = os.open(self._path, flags)
         self._recorded = False
         self._lock = threading.Lock()
