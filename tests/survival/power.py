@@ -307,7 +307,8 @@ def _names_after(folder: Folder, word: str, chance: random.Random) -> dict[str, 
 def _bytes_after(file: File, word: str, chance: random.Random) -> bytes:
     if file.seen == file.durable:
         return file.seen
-    kept = len(file.durable) if file.seen.startswith(file.durable) else 0
+    # What both begin with stays, whether something was added or cut off.
+    kept = len(os.path.commonprefix([file.seen, file.durable]))  # noqa: RUF071 - of bytes
     half = file.seen[: kept + (len(file.seen) - kept) // 2]
     # Blocks that were never written read as zeros (a crash of ext4 or XFS leaves just that).
     ways: dict[str, Callable[[], bytes]] = {
