@@ -12,6 +12,7 @@ from hdev_memory.core.entry import (
     check_key,
     display_name,
     has_suffix,
+    is_plain_segment,
 )
 
 
@@ -30,6 +31,17 @@ def test_good_keys_are_keys(key):
 def test_bad_keys_are_refused(key):
     with pytest.raises(InvalidKey):
         check_key(key)
+
+
+@given(st.text(st.sampled_from("a.\\ /~\x1f\x7f\x85é") | st.characters(), max_size=3))
+def test_a_plain_segment_is_a_key_of_one_segment(name):
+    if "/" not in name and is_plain_segment(name):
+        assert check_key(name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a\\b", "a\x7f", "é"])
+def test_what_may_break_a_rule_is_no_plain_segment(name):
+    assert not is_plain_segment(name)
 
 
 names = st.text(st.sampled_from("ab\\u{}x1\x00\n\udce9\ud800é"), max_size=6)

@@ -118,6 +118,11 @@ class Scope:
         self._include = _patterns(include)
         self._exclude = _patterns(exclude)
 
+    @property
+    def narrow(self) -> bool:
+        """Whether there is any pattern, so that something may be left out."""
+        return self._include is not None or self._exclude is not None
+
     def entry(self, key: str) -> bool:
         """Whether the entry takes part."""
         if self._include is not None and not self._include.match_file(key):

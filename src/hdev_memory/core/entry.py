@@ -54,6 +54,13 @@ def check_key(key: str) -> str:
     return key
 
 
+def is_plain_segment(name: str) -> bool:
+    """Whether a name without slashes surely breaks no rule of keys but that of their length."""
+    return (
+        name.isascii() and name.isprintable() and "\\" not in name and name not in ("", ".", "..")
+    )
+
+
 class State(Value, frozen=True):
     """What an entry is, in digests: of its content, and of its metadata without bookkeeping."""
 
