@@ -25,7 +25,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, Self, runtime_checkable
 
 from hdev_memory.core.digest import NotCanonical
 from hdev_memory.core.entry import (
@@ -285,6 +285,17 @@ class Reader(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class Abreast(Protocol):
+    """What a reader has besides where a long snapshot can be read while its consumer works."""
+
+    def snapshot_abreast(
+        self, scope: Scope, normalisation: Normalisation
+    ) -> Iterator[EntryState | Unreadable]:
+        """As `snapshot`. Not for a process with threads that hash; to be closed when left early."""
+        ...
 
 
 class Backend(Reader, Protocol):

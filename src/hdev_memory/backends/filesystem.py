@@ -11,12 +11,13 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from hdev_memory import durable
+from hdev_memory.backends.abreast import Aside, abreast
 from hdev_memory.backends.base import (
     EVERYTHING,
     MAX_ENTRY_BYTES,
@@ -162,9 +163,21 @@ class FilesystemBackend(Closing):
             if kind != _REPORT:
                 yield key
 
-    def snapshot(
+    def snapshot_abreast(
         self, scope: Scope, normalisation: Normalisation
     ) -> Iterator[EntryState | Unreadable]:
+        return abreast(self.snapshot(scope, normalisation), self._learnt, self._adopt)
+
+    def _learnt(self) -> Aside:
+        return Aside(ignored=self.ignored, stores=self.stores)
+
+    def _adopt(self, aside: Aside) -> None:
+        self.ignored = aside.ignored
+        self.stores |= aside.stores
+
+    def snapshot(
+        self, scope: Scope, normalisation: Normalisation
+    ) -> Generator[EntryState | Unreadable, None, None]:
         found: EntryState | Absent | Unreadable
         for folder, key, kind, name in self._walk(scope):
             if kind == _LISTED:
