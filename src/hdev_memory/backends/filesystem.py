@@ -47,7 +47,6 @@ from hdev_memory.backends.filesystem_files import (
 from hdev_memory.backends.filesystem_write import Batch, read_parts, tidy
 from hdev_memory.core.digest import NotCanonical, decode_object
 from hdev_memory.core.entry import (
-    MAX_KEY_BYTES,
     Absent,
     Capabilities,
     Entry,
@@ -58,7 +57,6 @@ from hdev_memory.core.entry import (
     Unreadable,
     check_key,
     display_name,
-    is_plain_segment,
 )
 from hdev_memory.errors import LockedError, StoreError
 
@@ -96,6 +94,9 @@ class FilesystemBackend(Closing):
         self._path = Path(location)
         self._root: int | None = None
         self._sync = sync
+        self._missing: str | None = None
+        """A folder that a new entry needed and that was not there, since the last snapshot: keys
+        are asked for in order, so that the next one mostly needs it as well."""
         self.ignored = 0
         self.stores: set[str] = set()
         self._root = self._open_root(must_exist)
@@ -178,6 +179,7 @@ class FilesystemBackend(Closing):
     def snapshot(
         self, scope: Scope, normalisation: Normalisation
     ) -> Generator[EntryState | Unreadable, None, None]:
+        self._missing = None
         found: EntryState | Absent | Unreadable
         for folder, key, kind, name in self._walk(scope):
             if kind == _LISTED:
@@ -286,13 +288,9 @@ class FilesystemBackend(Closing):
             raise self._unlistable(prefix.rstrip("/"), error) from None
         folders = {name for _, kind, name, _ in items if kind == _DOWN}
         listed = (contents & sidecars) - odd
-        room = MAX_KEY_BYTES - len(os.fsencode(prefix))
-        for name in contents:
-            kind = _LISTED if name in listed else _ENTRY
-            if is_plain_segment(name) and len(name) <= room:
-                items.append((name, kind, name, ""))
-            else:
-                items.append(_entry_item(prefix, name, kind))
+        items.extend(
+            _entry_item(prefix, name, _LISTED if name in listed else _ENTRY) for name in contents
+        )
         for name in sidecars - contents:
             sort_name, _, _, reason = _entry_item(prefix, name)
             if not reason and name + CONTENT in folders:
@@ -322,14 +320,20 @@ class FilesystemBackend(Closing):
                 yield look(cursor, key)
 
     def obstacle(self, key: str) -> str | None:
-        if self._root is None:
+        folder = key.rpartition("/")[0]
+        if self._root is None or folder == self._missing:
             return None
         with Cursor(self._root) as cursor:
-            match look(cursor, key):
-                case Unreadable(reason=reason):
-                    return f"target: {reason}"
-                case _:
-                    return None
+            found = look(cursor, key)
+            if isinstance(found, Unreadable):
+                return f"target: {found.reason}"
+            try:
+                cursor.go(folder)
+            except FileNotFoundError:
+                self._missing = folder
+            except OSError:
+                pass  # it has changed just now; the next key is looked at for itself
+        return None
 
     def parts(self, key: str, normalisation: Normalisation) -> Parts | Unreadable:
         with Cursor(self._root) as cursor:
@@ -343,6 +347,7 @@ class FilesystemBackend(Closing):
         normalisation: Normalisation,
         session: Session = UNATTENDED,
     ) -> Sequence[Receipt]:
+        self._missing = None
         if self._root is None:
             self._root = self._create_root()
         self._prove(self._root)
