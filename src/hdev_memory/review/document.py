@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import assert_never
 
+import msgspec
+
 from hdev_memory.core.diff import AnyAction, Blocked, Create, Delete, Overwrite, Skip
 from hdev_memory.core.entry import Value
 from hdev_memory.core.plan import End, Summary
@@ -91,14 +93,19 @@ def describe(
     plan = opened.plan
     rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
     omitted = dict.fromkeys(KINDS, 0)
+    left = msgspec.structs.asdict(plan.tail.summary)
     for action in opened.actions():
-        if key is not None and not fnmatch.fnmatchcase(action.key, key):
-            continue
         kind = _KIND[type(action)]
-        if only is not None and kind != only:
+        left[kind] -= 1
+        if (only is not None and kind != only) or (
+            key is not None and not fnmatch.fnmatchcase(action.key, key)
+        ):
             continue
         if limit is not None and kind not in NEVER_CUT and len(rows[kind]) >= limit:
             omitted[kind] += 1  # without a row: making one costs ten times as much as counting it
+            if key is None and not any(left[other] for other in KINDS if other != kind):
+                omitted[kind] += left[kind]
+                break
         else:
             rows[kind].append(_row(action, changes.lines.get(action.key, ())))
     return Document(
