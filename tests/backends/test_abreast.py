@@ -178,34 +178,53 @@ from hdev_memory.backends import abreast
 from hdev_memory.core.entry import Unreadable
 
 atexit.register(print, "at exit")
-print("once")
-sys.stderr.write("twice?")
+sys.stderr.write("unflushed")
+print("unflushed")
 states = (Unreadable(key=f"{n:09}", reason="x") for n in range(int(sys.argv[1])))
-for number, _ in enumerate(abreast.abreast(states, lambda: abreast.Aside(0, set()), bool)):
-    if number == 2000 and sys.argv[2] == "die":
-        os._exit(7)
+try:
+    for number, _ in enumerate(abreast.abreast(states, lambda: abreast.Aside(0, set()), bool)):
+        if number == 2000 and sys.argv[2] == "die":
+            os._exit(7)
+        if number == 2000 and sys.argv[2] == "wait":
+            os.write(1, b"reading\\n")
+except KeyboardInterrupt:
+    print("interrupted")
 """
 
 
 def script(count, end):
-    return subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(count), end],
-        capture_output=True,
+    """A program that reads so many states; it is over when no process holds its streams."""
+    return subprocess.Popen(
+        [sys.executable, "-E", "-c", _SCRIPT, str(count), end],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
+        start_new_session=True,
     )
 
 
 def test_the_process_prints_nothing_and_runs_nothing_at_its_end():
-    done = script(5000, "go on")
+    with script(5000, "go on") as program:
+        out, err = program.communicate(timeout=60)
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "once\nat exit\n", "twice?")
+    assert (program.returncode, out, err) == (0, "unflushed\nat exit\n", "unflushed")
 
 
 def test_the_process_ends_when_its_parent_has_died():
-    # It holds the pipe of stderr as well, so this returns only when it has ended.
-    assert script(10**12, "die").returncode == 7
+    with script(10**12, "die") as program:
+        program.communicate(timeout=60)
+
+    assert program.returncode == 7
+
+
+def test_an_interrupt_ends_both_and_is_seen_once():
+    with script(10**12, "wait") as program:
+        assert program.stdout.readline() == "reading\n"
+        os.killpg(program.pid, signal.SIGINT)  # as a terminal does
+        out, err = program.communicate(timeout=60)
+
+    assert (program.returncode, err) == (0, "unflushed")
+    assert out == "unflushed\ninterrupted\nat exit\n"
 
 
 def request():

@@ -21,7 +21,7 @@ import signal
 import struct
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import IO, NoReturn
 
 import msgspec
@@ -102,35 +102,46 @@ def _fork(
         reading, writing = os.pipe()
     except OSError:
         return None
+    # A signal between the fork and the line that keeps it from its parent's code would run that.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         with warnings.catch_warnings():
             # Python 3.12 and later warn of threads; see above why ours do no harm.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
+        if pid == 0:
+            _send(writing, reading, mask, states, learnt)
     except OSError:
         os.close(reading)
-        os.close(writing)
         return None
-    if pid == 0:
-        os.close(reading)
-        _send(writing, states, learnt)
-    os.close(writing)
+    finally:
+        os.close(writing)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return pid, reading
 
 
-def _send(pipe: int, states: Iterator[Seen], learnt: Callable[[], Aside]) -> NoReturn:
+def _send(
+    writing: int,
+    reading: int,
+    mask: Iterable[int],
+    states: Iterator[Seen],
+    learnt: Callable[[], Aside],
+) -> NoReturn:
     """Write every frame, and end this process, whatever happens."""
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(reading)
         gc.freeze()  # nothing of the parent's is to be finalised here, nor its pages touched
         with contextlib.suppress(OSError):
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         for kind, content in _frames(states, learnt):
             rest = memoryview(_FRAME.pack(kind, len(content)) + content)
             while rest:
-                rest = rest[os.write(pipe, rest) :]
+                rest = rest[os.write(writing, rest) :]
     finally:
-        # Also where nobody reads any more, or on Ctrl-C, which the parent gets as well.
-        os._exit(0)
+        os._exit(0)  # also where nobody reads any more
 
 
 def _frames(
