@@ -29,8 +29,8 @@ import msgspec
 from hdev_memory.core.entry import EntryState, Unreadable
 from hdev_memory.errors import StoreError
 
-ALONE = 512
-"""Entries that are read before a process pays: it costs as much as reading about 200."""
+ALONE = 256
+"""Entries that are read before there is a process: it costs as much as reading a few hundred."""
 
 Seen = EntryState | Unreadable
 
