@@ -114,6 +114,20 @@ def test_a_pipe_under_an_entrys_name_is_refused_and_keeps_what_is_in_it(tmp_path
             os.close(pipe)
 
 
+def test_what_stands_in_the_way_is_looked_at_anew_after_a_snapshot_and_after_a_write(tmp_path):
+    change = Put(key="b/x", content=b"x", metadata={}, before=None, after=NORMAL.state(b"x", {}))
+    with FilesystemBackend(str(tmp_path), must_exist=True) as backend:
+        assert backend.obstacle("a/x") is None
+        (tmp_path / "a").write_text("in the way")
+        list(backend.snapshot(EVERYTHING, NORMAL))
+        assert "not a folder" in backend.obstacle("a/y")
+
+        assert backend.obstacle("b/x") is None
+        backend.write([change], NORMAL)
+        (tmp_path / "b/y.md").mkdir()
+        assert "not a regular file" in backend.obstacle("b/y")
+
+
 def test_missing_metadata_is_empty_metadata_and_reported(tmp_path):
     (tmp_path / "a.md").write_text("x")
 
