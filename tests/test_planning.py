@@ -1,5 +1,8 @@
 """Planning's own decisions: one memory under two names, the limit on deletes, portable places."""
 
+import subprocess
+import sys
+
 import pytest
 
 from hdev_memory.backends.base import Endpoint
@@ -102,3 +105,14 @@ def test_what_is_no_limit(text):
 )
 def test_a_plan_names_no_home_folder(kind, location, home, recorded):
     assert portable(Endpoint(kind=kind, location=location), home) == recorded
+
+
+def test_what_a_plan_between_folders_does_not_need_is_not_imported():
+    program = "import sys, hdev_memory.cli.plan, hdev_memory.cli.steps; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "msgspec" in imported
+    assert not imported & {"pathspec", "rich", "httpx", "deepdiff", "yaml", "starlette", "uvicorn"}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os.path
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from hdev_memory.backends.base import Endpoint, Reader, Scope
+from hdev_memory.backends.base import Abreast, Endpoint, Reader, Scope
 from hdev_memory.core import events
 from hdev_memory.core.diff import AnyAction, Observed, Rules, TargetOnly, Unchanged, diff
 from hdev_memory.core.entry import EntryState, Normalisation, agree
@@ -74,15 +75,9 @@ def plan(
         options=options,
         normalisation=normalisation,
     )
-    ours = _Counted(source, "source", emit)
-    theirs = _Counted(target, "target", emit)
+    ours = _Counted("source", emit)
+    theirs = _Counted("target", emit)
     collector = _Collector(normalisation, request.elsewhere)
-    outcomes = diff(
-        ours.snapshot(scope, normalisation),
-        theirs.snapshot(scope, normalisation),
-        rules,
-        target.obstacle,
-    )
 
     def tail() -> Tail:
         refuse_same_store(source, target)  # a snapshot may have met the other's store below it
@@ -97,7 +92,24 @@ def plan(
             provenance=request.provenance,
         )
 
-    yield from encode(head, collector.actions(outcomes), tail)
+    with (
+        contextlib.closing(ours.counted(_beside(source, target, scope, normalisation))) as left,
+        contextlib.closing(theirs.counted(target.snapshot(scope, normalisation))) as right,
+    ):
+        outcomes = diff(left, right, rules, target.obstacle)
+        yield from encode(head, collector.actions(outcomes), tail)
+
+
+def _beside(
+    reader: Reader, other: Reader, scope: Scope, normalisation: Normalisation
+) -> Iterator[Observed]:
+    """The snapshot of `reader`, read while `other` is, where both are folders.
+
+    A server's answers come by threads that hash (its TLS), and beside those there is no fork.
+    """
+    if reader.endpoint.kind == other.endpoint.kind == "filesystem" and isinstance(reader, Abreast):
+        return reader.snapshot_abreast(scope, normalisation)
+    return reader.snapshot(scope, normalisation)
 
 
 class _Collector:
@@ -139,25 +151,27 @@ class _Collector:
 
 
 class _Counted:
-    """A reader's snapshot that tells how far it is."""
+    """Tells how far a snapshot is."""
 
-    def __init__(
-        self, reader: Reader, side: Literal["source", "target"], emit: events.Emit
-    ) -> None:
-        self._reader = reader
+    def __init__(self, side: Literal["source", "target"], emit: events.Emit) -> None:
         self._side = side
         self._emit = emit
         self.entries = 0
 
-    def snapshot(self, scope: Scope, normalisation: Normalisation) -> Iterator[Observed]:
+    def counted(self, snapshot: Iterator[Observed]) -> Generator[Observed, None, None]:
+        """The same items; closing this closes the snapshot."""
         size = 0
-        for item in self._reader.snapshot(scope, normalisation):
-            self.entries += 1
-            if isinstance(item, EntryState):
-                size += item.state.bytes
-            if self.entries % _EVERY == 0:
-                self._emit(events.Looked(side=self._side, entries=self.entries, bytes=size))
-            yield item
+        try:
+            for item in snapshot:
+                self.entries += 1
+                if isinstance(item, EntryState):
+                    size += item.state.bytes
+                if self.entries % _EVERY == 0:
+                    self._emit(events.Looked(side=self._side, entries=self.entries, bytes=size))
+                yield item
+        finally:
+            if isinstance(snapshot, Generator):
+                snapshot.close()
         self._emit(events.Looked(side=self._side, entries=self.entries, bytes=size))
 
 

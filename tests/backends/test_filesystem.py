@@ -1,12 +1,15 @@
 """What is particular to a folder: links, broken files, strange names, and leaving no trace."""
 
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.conftest import put_entry
 
 from hdev_memory.backends.base import EVERYTHING, Failed, Put
 from hdev_memory.backends.filesystem import FilesystemBackend
+from hdev_memory.backends.filesystem_files import state_read
 from hdev_memory.core.entry import Normalisation, Unreadable
 from hdev_memory.errors import StoreError
 
@@ -60,6 +63,69 @@ def test_what_cannot_be_read_is_reported_by_name(tmp_path):
         "caf\\xe9.md",
     }
     assert all(found.values())
+
+
+def test_a_snapshot_says_what_reading_each_entry_says(tmp_path):
+    texts = ["", "x", "ä\r\n", *("y" * (16 * 1024 + more) for more in (-1, 0, 1))]
+    sidecars = [
+        "{}",
+        '{"k": "a:b", "version": 3}',
+        '{"n": {"f": 1.5}}',
+        '{"k": 1, "k": 2}',
+        "",
+        "é",
+    ]
+    for number, (text, sidecar) in enumerate(itertools.product(texts, sidecars)):
+        put_entry(tmp_path, f"f{number % 3}/k{number:02}", text)
+        (tmp_path / f"f{number % 3}/k{number:02}.metadata.json").write_text(sidecar)
+    put_entry(tmp_path, "bare", "x", ...)
+    (tmp_path / "latin.md").write_bytes(b"x" * 20_000 + b"\xff")
+    (tmp_path / "latin.metadata.json").write_bytes(b"\xff")
+
+    with FilesystemBackend(str(tmp_path), must_exist=True) as backend:
+        for normalisation in (NORMAL, Normalisation(line_ends="lf")):
+            snapshot = list(backend.snapshot(EVERYTHING, normalisation))
+            read = [state_read(entry, normalisation) for entry in backend.read(backend.keys())]
+            assert snapshot == read
+            assert len(snapshot) == 38
+
+
+def test_a_pipe_under_an_entrys_name_is_refused_and_keeps_what_is_in_it(tmp_path):
+    put_entry(tmp_path, "a", "x", ...)
+    put_entry(tmp_path, "b", "x", ...)
+    (tmp_path / "b.md").unlink()
+    os.mkfifo(tmp_path / "a.metadata.json")
+    os.mkfifo(tmp_path / "b.md")
+    (tmp_path / "b.metadata.json").write_text("{}")
+    pipes = [os.open(tmp_path / name, os.O_RDWR) for name in ("a.metadata.json", "b.md")]
+    try:
+        for pipe in pipes:
+            os.write(pipe, b"{}")
+
+        found = look(tmp_path)
+
+        assert found == {
+            "a": "its metadata is not a regular file",
+            "b": "its content is not a regular file",
+        }
+        assert [os.read(pipe, 9) for pipe in pipes] == [b"{}", b"{}"]
+    finally:
+        for pipe in pipes:
+            os.close(pipe)
+
+
+def test_what_stands_in_the_way_is_looked_at_anew_after_a_snapshot_and_after_a_write(tmp_path):
+    change = Put(key="b/x", content=b"x", metadata={}, before=None, after=NORMAL.state(b"x", {}))
+    with FilesystemBackend(str(tmp_path), must_exist=True) as backend:
+        assert backend.obstacle("a/x") is None
+        (tmp_path / "a").write_text("in the way")
+        list(backend.snapshot(EVERYTHING, NORMAL))
+        assert "not a folder" in backend.obstacle("a/y")
+
+        assert backend.obstacle("b/x") is None
+        backend.write([change], NORMAL)
+        (tmp_path / "b/y.md").mkdir()
+        assert "not a regular file" in backend.obstacle("b/y")
 
 
 def test_missing_metadata_is_empty_metadata_and_reported(tmp_path):

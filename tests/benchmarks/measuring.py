@@ -35,7 +35,10 @@ def run(command: Sequence[str], *, home: Path, also: Mapping[str, str] | None = 
     Linux counts the pages of the parent into a new process's peak until it has its own program,
     so whoever calls this has to stay small.
     """
-    environ = {name: text for name, text in os.environ.items() if not name.startswith("HDEV_")}
+    # Without settings of Python's: a program that is installed has its modules compiled.
+    environ = {
+        name: text for name, text in os.environ.items() if not name.startswith(("HDEV_", "PYTHON"))
+    }
     environ |= {"HOME": str(home), "PYTHONPATH": str(REPOSITORY), **(also or {})}
     begin = time.perf_counter()
     child = subprocess.Popen(

@@ -1,11 +1,19 @@
 """Canonical JSON and its limits."""
 
+import json
+
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdev_memory.core.digest import NotCanonical, canonical_json, decode_object
+from hdev_memory.core.digest import (
+    NotCanonical,
+    canonical_json,
+    canonical_plain,
+    decode_object,
+    decode_plain,
+)
 
 values = st.recursive(
     st.none()
@@ -61,3 +69,49 @@ def test_nesting_beyond_the_limit_is_refused():
 
     with pytest.raises(NotCanonical, match="nested"):
         canonical_json(value)
+
+
+# Pieces of objects: keys come twice, colons stand in texts and escapes, and some pieces are wrong.
+keys = st.sampled_from(['"a"', '"b"', '"a"', '":"', '"a:b"', '"\\u003a"', '"\\u0061"', '"ä"', '""'])
+parts = st.sampled_from(
+    ['"x"', '"x:y"', '"::"', '"\\u003a"', "1", "-0", "1.0", "1e3", "9007199254740991"]
+    + ["9007199254740992", "123456789012345678901234567890", "true", "null", "[]", '["a:", "b"]']
+    + ["[1]", "{}", '{"a":1}', '{"a":1,"a":2}', '"\\ud800"', '"\\\\"', '"\x7f"']
+)
+blanks = st.sampled_from(["", "", "", " ", "\n  "])
+wrong = st.sampled_from(["NaN", "01", "'x'", '"\t"', "a", '"x" "y"', "1\x0b"])
+members = st.builds("{2}{0}{3}:{4}{1}".format, keys, parts, blanks, blanks, blanks)
+some = st.lists(members, max_size=4) | st.lists(st.builds('"a":{}'.format, parts | wrong))
+objects = st.builds("{{{0}}}{1}".format, some.map(",".join), blanks)
+
+
+@settings(max_examples=1000)
+@given(objects | st.dictionaries(st.text(), values, max_size=4).map(json.dumps))
+def test_what_is_read_fast_is_what_the_strict_decoder_reads(text):
+    fast = decode_plain(text.encode())
+
+    if fast is not None:
+        strict = decode_object(text)
+        assert fast == strict
+        assert list(map(repr, fast.items())) == list(map(repr, strict.items()))
+        assert canonical_plain(fast) == canonical_json(strict)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": "x", "b": ["y", "z"], "n": -7, "t": true, "u": null}',
+        '{"at": "2026-11-24T22:05:00Z", "url:": "https://host:80/", "l": ["a:b"]}',
+        "{}",
+    ],
+)
+def test_plain_metadata_is_read_fast(text):
+    assert decode_plain(text.encode()) == decode_object(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a":1,"a":2}', '{"a":":","a":1}', '{"a":1,"a":"\\u003a"}', '{"a":1,"a" :2}', '{"a":1.0}'],
+)
+def test_what_needs_the_strict_decoder_is_left_to_it(text):
+    assert decode_plain(text.encode()) is None

@@ -32,6 +32,18 @@ def test_bad_keys_are_refused(key):
         check_key(key)
 
 
+@given(st.text(st.sampled_from("aé.\\/ ~\x1f\x7f\x85\ud800"), max_size=6))
+def test_a_key_breaks_no_rule_and_whatever_breaks_one_is_none(text):
+    segments = text.split("/")
+    allowed = not (set(text) & set("\\\x1f\x7f\x85\ud800") or {"", ".", ".."} & set(segments))
+
+    if allowed:
+        assert check_key(text) == text
+    else:
+        with pytest.raises(InvalidKey):
+            check_key(text)
+
+
 names = st.text(st.sampled_from("ab\\u{}x1\x00\n\udce9\ud800é"), max_size=6)
 
 

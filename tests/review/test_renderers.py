@@ -1,5 +1,6 @@
 """What people see of an ordinary and of a hostile plan, as files that a person can open."""
 
+import fnmatch
 import json
 import re
 
@@ -8,7 +9,7 @@ from markdown_it import MarkdownIt
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from tests.review import plans
 
-from hdev_memory.core.diff import Create, Delete
+from hdev_memory.core.diff import Create, Delete, Skip
 from hdev_memory.review import bounded, document, markdown, terminal
 from hdev_memory.review import json as as_json
 from hdev_memory.review.inert import inert
@@ -147,6 +148,10 @@ def delete(key):
     return Delete(key=f"z{key}", before=plans.ONE, reason="not in the source")
 
 
+def skip(key):
+    return Skip(key=f"zz{key}", before=plans.ONE, source=plans.TWO, reason="content differs")
+
+
 RENDERERS = {
     "markdown": markdown.render,
     "terminal": lambda described: terminal.render(described, width=80, colour=False),
@@ -174,6 +179,29 @@ def test_a_bounded_review_keeps_within_its_bytes_and_counts_what_it_leaves_out(
     assert shown["create"] == 0 or shown["delete"] == 60  # what destroys goes last
     if "NOT SHOWN" not in plain:
         assert text == RENDERERS[form](described)
+
+
+@pytest.mark.parametrize("key", [None, "key/*", "*1"])
+@pytest.mark.parametrize("only", [None, "create", "delete"])
+@pytest.mark.parametrize("limit", [None, 0, 7, 500])
+def test_rows_and_what_is_left_out_add_up_to_every_action_that_is_asked_for(
+    tmp_path, limit, only, key
+):
+    made = many(create, 30) + many(delete, 9) + many(skip, 20)
+    with plans.opened(tmp_path, made) as opened:
+        described = document.describe(opened, name="p", limit=limit, only=only, key=key)
+    for kind, its in (("create", Create), ("delete", Delete), ("skip", Skip)):
+        asked = [
+            action.key
+            for action in made
+            if isinstance(action, its)
+            and only in (None, kind)
+            and (key is None or fnmatch.fnmatchcase(action.key, key))
+        ]
+        most = len(asked) if limit is None or kind == "delete" else limit
+
+        assert [row.key for row in described.rows[kind]] == asked[:most]
+        assert described.omitted[kind] == len(asked[most:])
 
 
 def test_as_much_is_shown_as_fits(tmp_path):

@@ -12,12 +12,13 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from hdev_memory import durable
+from hdev_memory.backends.abreast import Aside, abreast
 from hdev_memory.backends.base import (
     EVERYTHING,
     MAX_ENTRY_BYTES,
@@ -42,6 +43,8 @@ from hdev_memory.backends.filesystem_files import (
     look,
     read_entry,
     read_file,
+    read_state,
+    state_read,
 )
 from hdev_memory.backends.filesystem_write import Batch, read_parts, tidy
 from hdev_memory.core.digest import NotCanonical, decode_object
@@ -79,7 +82,9 @@ CAPABILITIES = Capabilities(
 _EXCHANGING = frozenset({"bcachefs", "btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
 """Filesystems of Linux that are known to exchange names; a store is tried out when it is held."""
 
-_ENTRY, _DOWN, _REPORT = range(3)
+_LISTED, _ENTRY, _DOWN, _REPORT = range(4)
+"""An entry of two regular files, any other, a folder, and what can only be reported."""
+
 _Item = tuple[str, int, str, str]
 """What a folder holds: sort name, what to do with it, name on disk, reason (for _REPORT)."""
 
@@ -97,6 +102,9 @@ class FilesystemBackend(Closing):
         self._path = Path(location)
         self._root: int | None = None
         self._sync = sync
+        self._missing: str | None = None
+        """A folder that a new entry needed and that was not there, since the last snapshot: keys
+        are asked for in order, so that the next one mostly needs it as well."""
         self.ignored = 0
         self.stores: set[str] = set()
         self._root = self._open_root(must_exist)
@@ -162,33 +170,41 @@ class FilesystemBackend(Closing):
     # Looking
 
     def keys(self, scope: Scope = EVERYTHING) -> Iterator[str]:
-        for _, key, _, reason in self._walk(scope):
-            if not reason:
+        for _, key, kind, _ in self._walk(scope):
+            if kind != _REPORT:
                 yield key
+
+    def snapshot_abreast(
+        self, scope: Scope, normalisation: Normalisation
+    ) -> Iterator[EntryState | Unreadable]:
+        return abreast(self.snapshot(scope, normalisation), self._learnt, self._adopt)
+
+    def _learnt(self) -> Aside:
+        return Aside(ignored=self.ignored, stores=self.stores)
+
+    def _adopt(self, aside: Aside) -> None:
+        self.ignored = aside.ignored
+        self.stores |= aside.stores
 
     def snapshot(
         self, scope: Scope, normalisation: Normalisation
-    ) -> Iterator[EntryState | Unreadable]:
-        for folder, key, name, reason in self._walk(scope):
-            if reason:
-                yield Unreadable(key=key, reason=reason)
-                continue
-            entry = read_entry(folder, key, name)
-            match entry:
-                case Entry():
-                    try:
-                        yield normalisation.entry_state(entry)
-                    except NotCanonical as error:
-                        yield Unreadable(key=key, reason=f"its metadata {error}")
-                case Unreadable():
-                    yield entry
-                case Absent():  # removed since the folder was listed
-                    pass
+    ) -> Generator[EntryState | Unreadable, None, None]:
+        self._missing = None
+        found: EntryState | Absent | Unreadable
+        for folder, key, kind, name in self._walk(scope):
+            if kind == _LISTED:
+                found = read_state(folder, key, name, normalisation)
+            elif kind == _ENTRY:
+                found = state_read(read_entry(folder, key, name), normalisation)
+            else:
+                found = Unreadable(key=key, reason=name)
+            if not isinstance(found, Absent):  # removed since the folder was listed
+                yield found
 
-    def _walk(self, scope: Scope) -> Iterator[tuple[int, str, str, str]]:
-        """(folder handle, key, last segment, reason) for every entry, sorted by key.
+    def _walk(self, scope: Scope) -> Iterator[tuple[int, str, int, str]]:
+        """(folder handle, key, kind, last segment or reason) for every entry, sorted by key.
 
-        Where `reason` is not empty the rest is an Unreadable. A folder sorts as its name with a
+        The reason is that of a _REPORT, which is an Unreadable. A folder sorts as its name with a
         slash, which is what makes the keys come out in the order of whole keys.
         """
         self.ignored = 0
@@ -207,14 +223,14 @@ class FilesystemBackend(Closing):
                     os.close(stack.pop()[0])
                     continue
                 sort_name, kind, name, reason = item
-                if kind == _ENTRY:
-                    yield folder, prefix + name, name, ""
+                if kind in (_LISTED, _ENTRY):
+                    yield folder, prefix + name, kind, name
                 elif kind == _REPORT:
-                    yield folder, prefix + sort_name, "", reason
+                    yield folder, prefix + sort_name, _REPORT, reason
                 else:
                     below = self._enter(folder, name, prefix)
                     if isinstance(below, str):
-                        yield folder, prefix + sort_name, "", below
+                        yield folder, prefix + sort_name, _REPORT, below
                     elif below is not None:
                         path = prefix + name + "/"
                         try:
@@ -249,6 +265,7 @@ class FilesystemBackend(Closing):
         """What a folder holds that matters, sorted."""
         contents: set[str] = set()
         sidecars: set[str] = set()
+        odd: set[str] = set()
         old: list[str] = []
         items: list[_Item] = []
         try:
@@ -260,8 +277,12 @@ class FilesystemBackend(Closing):
                             items.append(self._folder_item(prefix, name))
                     elif name.endswith(METADATA) and name != METADATA:
                         sidecars.add(name[: -len(METADATA)])
+                        if not found.is_file(follow_symlinks=False):
+                            odd.add(name[: -len(METADATA)])
                     elif name.endswith(CONTENT) and name != CONTENT:
                         contents.add(name[: -len(CONTENT)])
+                        if not found.is_file(follow_symlinks=False):
+                            odd.add(name[: -len(CONTENT)])
                     elif name == STORE_MARKER:
                         store = self._marker(folder)
                         self.stores |= {store} if store is not None else set()
@@ -276,7 +297,10 @@ class FilesystemBackend(Closing):
         except OSError as error:
             raise self._unlistable(prefix.rstrip("/"), error) from None
         folders = {name for _, kind, name, _ in items if kind == _DOWN}
-        items.extend(_entry_item(prefix, name) for name in contents)
+        listed = (contents & sidecars) - odd
+        items.extend(
+            _entry_item(prefix, name, _LISTED if name in listed else _ENTRY) for name in contents
+        )
         for name in sidecars - contents:
             sort_name, _, _, reason = _entry_item(prefix, name)
             if not reason and name + CONTENT in folders:
@@ -286,7 +310,8 @@ class FilesystemBackend(Closing):
             if name not in contents and name not in sidecars and _is_old_entry(folder, name):
                 self.ignored -= 1
                 items.append((_entry_item(prefix, name)[0], _REPORT, name, _OLD_FORMAT))
-        items = [item for item in items if item[1] == _DOWN or scope.entry(prefix + item[0])]
+        if scope.narrow:
+            items = [item for item in items if item[1] == _DOWN or scope.entry(prefix + item[0])]
         items.sort()
         return items
 
@@ -305,12 +330,20 @@ class FilesystemBackend(Closing):
                 yield look(cursor, key)
 
     def obstacle(self, key: str) -> str | None:
+        folder = key.rpartition("/")[0]
+        if self._root is None or folder == self._missing:
+            return None
         with Cursor(self._root) as cursor:
-            match look(cursor, key):
-                case Unreadable(reason=reason):
-                    return f"target: {reason}"
-                case _:
-                    return None
+            found = look(cursor, key)
+            if isinstance(found, Unreadable):
+                return f"target: {found.reason}"
+            try:
+                cursor.go(folder)
+            except FileNotFoundError:
+                self._missing = folder
+            except OSError:
+                pass  # it has changed just now; the next key is looked at for itself
+        return None
 
     def parts(self, key: str, normalisation: Normalisation) -> Parts | Unreadable:
         with Cursor(self._root) as cursor:
@@ -324,6 +357,7 @@ class FilesystemBackend(Closing):
         normalisation: Normalisation,
         session: Session = UNATTENDED,
     ) -> Sequence[Receipt]:
+        self._missing = None
         if self._root is None:
             self._root = self._create_root()
         self._prove(self._root)
@@ -454,12 +488,12 @@ _OLD_FORMAT = (
 )
 
 
-def _entry_item(prefix: str, name: str) -> _Item:
+def _entry_item(prefix: str, name: str, kind: int = _ENTRY) -> _Item:
     try:
         check_key(prefix + name)
     except InvalidKey as error:
         return (_escaped(name + CONTENT), _REPORT, name, f"its name {error}")
-    return (name, _ENTRY, name, "")
+    return (name, kind, name, "")
 
 
 def _escaped(name: str) -> str:

@@ -37,7 +37,7 @@ from hdev_memory.cli.progress import Shown
 from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings, resolve
 from hdev_memory.core.plan import End, Limits, Options, Provenance
 from hdev_memory.errors import HdevError, LockedError, PlanError, UsageError
-from hdev_memory.review import document, markdown, metadata, terminal
+from hdev_memory.review import document, markdown, metadata
 from hdev_memory.review.inert import inert
 
 DEFAULT_EXPIRY = "7d"
@@ -129,16 +129,23 @@ def opened_ends(source: ResolvedEnd, target: ResolvedEnd) -> Iterator[tuple[Back
 
 
 class Reviewer:
-    """Describes a new plan, with the differences of metadata read from both ends once."""
+    """Describes a new plan, once for each name: the file and the screen show the same rows.
+
+    Differences of metadata are read from both ends the first time.
+    """
 
     def __init__(self, ends: tuple[Backend, Backend], *, content: bool = True) -> None:
         self._ends = ends
         self._changes = None if content else metadata.NONE
+        self._described: dict[tuple[str, str], document.Document] = {}
 
     def __call__(self, opened: plandir.OpenPlan, name: str) -> document.Document:
-        if self._changes is None:
-            self._changes = metadata.of_plan(opened, *self._ends)
-        return document.describe(opened, name=name, changes=self._changes)
+        which = (opened.plan.plan_id, name)
+        if which not in self._described:
+            if self._changes is None:
+                self._changes = metadata.of_plan(opened, *self._ends)
+            self._described = {which: document.describe(opened, name=name, changes=self._changes)}
+        return self._described[which]
 
 
 def make_plan(
@@ -526,6 +533,8 @@ def tell_plan(opened: plandir.OpenPlan, review: Reviewer, lines: Lines, status: 
     )
     if lines.on_stdout:
         return
+    from hdev_memory.review import terminal  # rich, which is slow to import, only where it draws
+
     described = review(opened, opened.folder.name)
     say(terminal.render(described, width=width(), colour=colour(sys.stdout)))
     say(f"Next: hdev apply {opened.folder}" if summary.writes else "Nothing to do.")

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import assert_never
 
+import msgspec
+
 from hdev_memory.core.diff import AnyAction, Blocked, Create, Delete, Overwrite, Skip
 from hdev_memory.core.entry import Value
 from hdev_memory.core.plan import End, Summary
@@ -24,6 +26,15 @@ SYMBOLS = {"create": "+", "overwrite": "~", "delete": "-", "skip": "=", "blocked
 
 NEVER_CUT = frozenset({"overwrite", "delete", "blocked"})
 """Kinds that are listed in full whatever the limit: they are what a review is for."""
+
+
+_KIND: dict[type[AnyAction], str] = {
+    Create: "create",
+    Overwrite: "overwrite",
+    Delete: "delete",
+    Skip: "skip",
+    Blocked: "blocked",
+}
 
 
 class Row(Value, frozen=True):
@@ -82,16 +93,21 @@ def describe(
     plan = opened.plan
     rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
     omitted = dict.fromkeys(KINDS, 0)
+    left = msgspec.structs.asdict(plan.tail.summary)
     for action in opened.actions():
-        if key is not None and not fnmatch.fnmatchcase(action.key, key):
+        kind = _KIND[type(action)]
+        left[kind] -= 1
+        if (only is not None and kind != only) or (
+            key is not None and not fnmatch.fnmatchcase(action.key, key)
+        ):
             continue
-        row = _row(action, changes.lines.get(action.key, ()))
-        if only is not None and row.kind != only:
-            continue
-        if limit is not None and row.kind not in NEVER_CUT and len(rows[row.kind]) >= limit:
-            omitted[row.kind] += 1
+        if limit is not None and kind not in NEVER_CUT and len(rows[kind]) >= limit:
+            omitted[kind] += 1  # without a row: making one costs ten times as much as counting it
+            if key is None and not any(left[other] for other in KINDS if other != kind):
+                omitted[kind] += left[kind]
+                break
         else:
-            rows[row.kind].append(row)
+            rows[kind].append(_row(action, changes.lines.get(action.key, ())))
     return Document(
         name=inert(name),
         plan_id=plan.plan_id,
@@ -117,28 +133,27 @@ def _row(action: AnyAction, details: tuple[str, ...]) -> Row:
     match action:
         case Create():
             before = action.before.bytes if action.before is not None else None
-            return _of("create", action, before, action.after.bytes)
+            return _of(action, before, action.after.bytes)
         case Overwrite():
-            return _of("overwrite", action, action.before.bytes, action.after.bytes, details)
+            return _of(action, action.before.bytes, action.after.bytes, details)
         case Delete():
-            return _of("delete", action, action.before.bytes, None)
+            return _of(action, action.before.bytes, None)
         case Skip():
-            return _of("skip", action, action.before.bytes, action.before.bytes)
+            return _of(action, action.before.bytes, action.before.bytes)
         case Blocked():
-            return _of("blocked", action, None, None)
+            return _of(action, None, None)
         case _:
             assert_never(action)
 
 
 def _of(
-    kind: str,
     action: AnyAction,
     before: int | None,
     after: int | None,
     details: tuple[str, ...] = (),
 ) -> Row:
     return Row(
-        kind=kind,
+        kind=_KIND[type(action)],
         key=shown_key(action.key),
         before=before,
         after=after,
