@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import nox
 
-nox.options.sessions = ["lint", "tests"]
+nox.options.sessions = ["lint", "tests", "gate"]
 nox.options.default_venv_backend = "venv"
 
 PINNED = ("-c", "constraints.txt")
