@@ -13,7 +13,7 @@ from tests.hostile.server import http as answer
 
 from hdev_memory.backends.base import Secret, Where
 from hdev_memory.backends.http import HttpBackend
-from hdev_memory.backends.http_transport import RequestFailed, Transport
+from hdev_memory.backends.http_transport import Clock, RequestFailed, Transport
 from hdev_memory.errors import UsageError
 
 
@@ -51,14 +51,14 @@ def test_a_server_below_a_path_is_asked_below_that_path():
 def test_closing_ends_a_wait_at_once():
     with HostileServer(KEY) as server:
         busy = answer(503, b"", {"Retry-After": "50"})
-        asked = threading.Event()
+        waiting = threading.Event()
 
-        def reply(exchange):
-            exchange.send(busy)
-            asked.set()
+        def wait(closed, seconds):
+            waiting.set()
+            closed.wait(seconds)
 
-        server.on("GET", "/x", reply, times=None)
-        transport = Transport(Where("http", server.url, Secret(KEY)))
+        server.on("GET", "/x", lambda exchange: exchange.send(busy), times=None)
+        transport = Transport(Where("http", server.url, Secret(KEY)), clock=Clock(wait=wait))
         found = []
 
         def read():
@@ -66,7 +66,7 @@ def test_closing_ends_a_wait_at_once():
 
         reader = threading.Thread(target=read)
         reader.start()
-        assert asked.wait(20)
+        assert waiting.wait(20)
         transport.close()
         reader.join(20)
 
