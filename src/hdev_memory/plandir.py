@@ -123,10 +123,16 @@ def load(place: Path) -> OpenPlan:
     return OpenPlan(place.parent if place.name == PLAN and not place.is_dir() else place)
 
 
-def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], str]) -> OpenPlan:
+def create(
+    folder: Path,
+    lines: Iterable[bytes],
+    review: Callable[[OpenPlan], str],
+    record: Callable[[str], audit.Record] | None = None,
+) -> OpenPlan:
     """Write a new plan folder, whole or not at all, and open what was written.
 
-    `review` renders the plan for people once it is there. Raises HdevError when the folder exists.
+    `review` renders the plan for people once it is there; `record` gives the first record of its
+    log, from the plan id. Raises HdevError when the folder exists.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise HdevError(
@@ -145,12 +151,13 @@ def create(folder: Path, lines: Iterable[bytes], review: Callable[[OpenPlan], st
     try:
         durable.write_stream(draft / PLAN, iter(lines))
         opened = OpenPlan(draft)
-        durable.write_whole(draft / REVIEW, review(opened).encode())
-        durable.write_whole(draft / ".gitignore", b"backup/\n.lock\n")
+        durable.write_stream(draft / REVIEW, iter([review(opened).encode()]))
+        durable.write_stream(draft / ".gitignore", iter([b"backup/\n.lock\n"]))
         (draft / "approvals").mkdir()
         draft.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a plan is there to be shared
-        with durable.opened_folder(draft) as inside:
-            durable.disk.sync(inside)
+        with Journal(draft) as journal:  # syncs the names in the folder, its own the last of them
+            if record is not None:
+                journal.append([record(opened.plan.plan_id)])
         with durable.opened_folder(folder.parent) as parent:
             durable.disk.replace(parent, draft.name, folder.name)
             durable.disk.sync(parent)

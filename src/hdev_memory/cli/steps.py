@@ -186,15 +186,12 @@ def make_plan(
     refuse_inside(folder, ends)
     ours, theirs = readers if readers is not None else ends
     with Shown(lines) as shown:
-        opened = plandir.create(
+        return plandir.create(
             folder,
             planning.plan(ours, theirs, adapt(request), shown.emit),
             lambda draft: markdown.render(described(draft, folder.name)),
+            lambda plan_id: engine.make_record("planned", plan_id=plan_id, run=new_run()),
         )
-    with plandir.Journal(folder) as journal:
-        record = engine.make_record("planned", plan_id=opened.plan.plan_id, run=new_run())
-        journal.append([record])
-    return opened
 
 
 def refuse_inside(folder: Path, ends: Iterable[Backend]) -> None:
