@@ -17,6 +17,7 @@ TEST_TOOLS = (
     "pytest-timeout",
     "pytest-xdist",
     "syrupy",
+    "trustme",
 )
 LINT_TOOLS = ("fastapi", "import-linter", "mypy", "nox", "pytest", "ruff", "types-PyYAML")
 

@@ -3,10 +3,10 @@
 import http.server
 import socket
 import ssl
-import subprocess
 import threading
 
 import pytest
+import trustme
 from tests.hostile.scene import KEY
 from tests.hostile.server import HostileServer
 from tests.hostile.server import http as answer
@@ -76,13 +76,12 @@ def test_closing_ends_a_wait_at_once():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A certificate for 127.0.0.1 that nobody but this test trusts, with its key."""
+    """A certificate for 127.0.0.1 with its key, and the authority behind it, which nobody trusts."""
     folder = tmp_path_factory.mktemp("tls")
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=t "
-        "-addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
-    )
-    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
     return folder
 
 
@@ -91,7 +90,7 @@ class Tls:
 
     def __init__(self, certificate):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+        context.load_cert_chain(certificate / "server.pem")
         front = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -130,7 +129,7 @@ def test_a_server_whose_certificate_nobody_vouches_for_is_not_told_the_key(certi
 
 
 def test_a_server_whose_certificate_the_system_trusts_is_asked_over_tls(certificate, monkeypatch):
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "authority.pem"))
     with Tls(certificate) as front:
         transport = Transport(Where("http", front.url, Secret(KEY)))
         found = transport.request("GET", "/api/health")
