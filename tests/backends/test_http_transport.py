@@ -76,7 +76,7 @@ def test_closing_ends_a_wait_at_once():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A certificate for 127.0.0.1 with its key, and the authority behind it, which nobody trusts."""
+    """A certificate for 127.0.0.1 with its key, and the authority that nobody trusts."""
     folder = tmp_path_factory.mktemp("tls")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "authority.pem")
