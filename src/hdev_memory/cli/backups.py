@@ -32,9 +32,7 @@ def backups_list(plans: Plans = Path("plans"), json: flags.Json = False) -> int:
         return 0
     for kept in found:
         state = f"finished {kept.finished}" if kept.finished else "unfinished"
-        context.say_foreign(
-            f"{kept.folder}  {kept.entries} pre-images, {size(kept.bytes)}  {state}"
-        )
+        context.say_foreign(f"{kept.folder}  {_counted(kept)}, {size(kept.bytes)}  {state}")
     if not found:
         context.say("No plan keeps pre-images here.")
     return 0
@@ -82,7 +80,7 @@ def backups_prune(
                 continue
         removed += 1
         verb = "would be removed" if dry_run else "removed"
-        context.say_foreign(f"{kept.folder}: {kept.entries} pre-images {verb}")
+        context.say_foreign(f"{kept.folder}: {_counted(kept)} {verb}")
     context.say(f"{removed} {'would be ' if dry_run else ''}pruned.")
     return 0
 
@@ -93,6 +91,10 @@ def _kept(plans: Path) -> Iterator[tuple[OpenPlan, Kept]]:
     for folder in plandir.with_backups(plans):
         with plandir.load(folder) as opened:
             yield opened, plandir.kept(opened)
+
+
+def _counted(kept: Kept) -> str:
+    return f"{kept.entries} pre-image{'' if kept.entries == 1 else 's'}"
 
 
 def _shape(kept: Kept) -> dict[str, object]:
