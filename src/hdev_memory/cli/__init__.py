@@ -21,7 +21,7 @@ USAGE_EXIT = 64
 _INTERRUPTED = 130
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "plan": ("plan:plan", "Compare two memories and write a plan that can be reviewed."),
+    "plan": ("plan:plan", "Compare two memories and write a plan to review."),
     "show": ("show:show", "Show a plan for review."),
     "apply": ("apply:apply", "Carry out exactly a plan, if nothing has drifted."),
     "verify": ("verify:verify", "Re-read the target and compare it with a plan."),
@@ -78,6 +78,7 @@ def build(argv: Sequence[str]) -> typer.Typer:
         name="hdev",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # rich costs a help page as much as all the rest
         context_settings=_HELP_NAMES,
     )
     app.callback()(_root)
