@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hdev_memory.apply import batches, describe, writing
+from hdev_memory.apply import Mismatch, batches, describe, writing
 from hdev_memory.backends.base import (
     BATCH,
     EVERYTHING,
@@ -42,27 +42,18 @@ LABEL = "pre-images"
 
 
 @dataclass(frozen=True)
-class Changed:
-    """An entry that is not as the plan left it, nor as it was before."""
-
-    key: str
-    expected: str
-    found: str
-
-
-@dataclass(frozen=True)
 class Undo:
     """What there is to undo: the target's entries that stand as the plan left them, by key, each
     with the state that it had before; and those that somebody has changed since."""
 
     befores: Mapping[str, State | None]
-    changed: Sequence[Changed]
+    changed: Sequence[Mismatch]
 
 
 class ChangedSince(DriftError):
     """Entries were changed after the plan; a rollback does not destroy that."""
 
-    def __init__(self, changed: Sequence[Changed]) -> None:
+    def __init__(self, changed: Sequence[Mismatch]) -> None:
         self.changed = changed
         count = len(changed)
         super().__init__(
@@ -86,7 +77,7 @@ def survey(
     """
     normalisation = opened.plan.head.normalisation
     befores: dict[str, State | None] = {}
-    changed: list[Changed] = []
+    changed: list[Mismatch] = []
     for batch in batches(writing(opened)):
         for action, held in zip(batch, target.read([a.key for a in batch]), strict=True):
             if action.key not in intended:
@@ -95,7 +86,7 @@ def survey(
             try:
                 found = state_of(held, normalisation)
             except Unknown as error:
-                changed.append(Changed(action.key, describe(after), _unknown(str(error))))
+                changed.append(Mismatch(action.key, describe(after), _unknown(str(error))))
                 continue
             match judge(action, found):
                 case Verdict.DONE:
@@ -103,7 +94,7 @@ def survey(
                 case Verdict.DRIFT if _half(action, held, cut_off, normalisation):
                     befores[action.key] = before
                 case Verdict.DRIFT:
-                    changed.append(Changed(action.key, describe(after), describe(found)))
+                    changed.append(Mismatch(action.key, describe(after), describe(found)))
                 case Verdict.READY:
                     pass
     return Undo(befores, changed)

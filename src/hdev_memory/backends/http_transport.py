@@ -398,7 +398,6 @@ class Transport:
         self._budget = _Budget(limits)
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(self._connections, thread_name_prefix="hdev-http")
-        self.requests = 0
 
     def close(self) -> None:
         self._closed.set()
@@ -462,7 +461,6 @@ class Transport:
         content: bytes | None,
         end: float,
     ) -> Answer:
-        self.requests += 1
         client = self._client()
         client.allowance.begin(end)
         raw = bytearray()

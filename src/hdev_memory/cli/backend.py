@@ -41,21 +41,10 @@ def backend_check(
 
     from hdev_memory.backends import open_backend
     from hdev_memory.cli import context, steps
-    from hdev_memory.config import EndFlags, resolve
     from hdev_memory.conformance.run import run
     from hdev_memory.conformance.subject import Subject
 
-    (shared,) = steps.from_argv(api_key)
-    resolved = resolve(
-        context.settings(),
-        EndFlags(),
-        EndFlags(endpoint=endpoint),
-        shared_api_key=shared,
-        insecure_http=insecure_http,
-    )
-    for warning in resolved.warnings:
-        context.warn(warning)
-    where = resolved.target.where
+    where = steps.one_end(context.settings(), endpoint, api_key, insecure_http=insecure_http)
     token = secrets.token_hex(6)
     below = f"{_checked(prefix)}-{token}"
     stopper = steps.Stopper()

@@ -65,15 +65,7 @@ def lock_release(
 def _opened(endpoint: str, api_key: str | None, insecure_http: bool) -> Iterator[Backend]:
     from hdev_memory.backends import open_backend
     from hdev_memory.cli import context, steps
-    from hdev_memory.config import EndFlags, resolve
 
-    (key,) = steps.from_argv(api_key)
-    end = resolve(
-        context.settings(),
-        EndFlags(),
-        EndFlags(endpoint=endpoint),
-        shared_api_key=key,
-        insecure_http=insecure_http,
-    ).target
-    with open_backend(end.where, must_exist=True) as backend:
+    where = steps.one_end(context.settings(), endpoint, api_key, insecure_http=insecure_http)
+    with open_backend(where, must_exist=True) as backend:
         yield backend

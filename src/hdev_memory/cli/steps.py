@@ -19,7 +19,7 @@ from typing import Literal
 from hdev_memory import __version__, plandir, planning
 from hdev_memory import apply as engine
 from hdev_memory.backends import open_backend
-from hdev_memory.backends.base import MAX_ENTRY_BYTES, Backend, Reader, Scope, Secret
+from hdev_memory.backends.base import MAX_ENTRY_BYTES, Backend, Reader, Scope, Secret, Where
 from hdev_memory.cli.context import (
     actor,
     colour,
@@ -116,6 +116,23 @@ class Wish:
             exclude=self.exclude,
             limits=Limits(max_entry_bytes=MAX_ENTRY_BYTES),
         )
+
+
+def one_end(
+    settings: Settings, endpoint: str, api_key: str | None, *, insecure_http: bool
+) -> Where:
+    """Where the one endpoint of a command lies, with the key that belongs to it."""
+    (key,) = from_argv(api_key)
+    resolved = resolve(
+        settings,
+        EndFlags(),
+        EndFlags(endpoint=endpoint),
+        shared_api_key=key,
+        insecure_http=insecure_http,
+    )
+    for warning in resolved.warnings:
+        warn(warning)
+    return resolved.target.where
 
 
 @contextlib.contextmanager

@@ -160,10 +160,6 @@ _encode = msgspec.json.Encoder().encode
 _action_decoder = msgspec.json.Decoder[AnyAction](AnyAction)
 
 
-def is_writing(action: AnyAction) -> bool:
-    return isinstance(action, Create | Overwrite | Delete)
-
-
 class Tally:
     """Counts and digests of a stream of actions: what the tail says of them."""
 
