@@ -4,6 +4,7 @@ import http.server
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 import trustme
@@ -72,6 +73,39 @@ def test_closing_ends_a_wait_at_once():
 
         assert not reader.is_alive()
         assert found[0].status == 503
+
+
+def test_closing_ends_at_once_a_write_that_the_server_does_not_take():
+    failures = []
+    pieces = []
+
+    def now():  # asked before each piece that is sent
+        pieces.append(time.monotonic())
+        return pieces[-1]
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        where = Where("http", f"http://127.0.0.1:{listener.getsockname()[1]}", Secret(KEY))
+        transport = Transport(where, clock=Clock(now=now))
+
+        def put(path):
+            return transport.request("PUT", path, body={"content": "x" * 50_000_000}, seconds=100)
+
+        def write():
+            with pytest.raises(RequestFailed) as caught:
+                list(transport.map(put, ["/x"]))
+            failures.append(caught.value)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.recv(1) == b"P"  # and never more
+            while len(pieces) < 20 or time.monotonic() < pieces[-1] + 0.2:
+                time.sleep(0)  # until nothing more goes in
+            transport.close()
+            writer.join(20)
+
+            assert len(failures) == 1
 
 
 @pytest.fixture(scope="module")

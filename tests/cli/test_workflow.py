@@ -475,11 +475,13 @@ def test_a_second_signal_stops_at_once_though_the_server_hangs_and_the_run_can_b
                 assert process.poll() is None
                 time.sleep(0)
             server.process.send_signal(signal.SIGSTOP)
-            process.send_signal(signal.SIGINT)
-            # Of two kinds, so that neither is lost, and taken in the order of their numbers.
-            process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=50)
-            server.process.send_signal(signal.SIGCONT)
+            try:
+                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)
+                out, err = process.communicate(timeout=50)
+            finally:
+                server.process.send_signal(signal.SIGCONT)
+                process.kill()
         resumed = hdev("apply", "p", "--lock-timeout", "60s", *key)
 
     assert process.returncode == 4, err

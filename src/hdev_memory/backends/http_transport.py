@@ -11,11 +11,12 @@ import contextlib
 import json
 import random
 import re
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from ssl import SSLContext
@@ -43,7 +44,7 @@ _RETRIED = (429, 502, 503, 504)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PIECE = 16 * 1024
 _GLANCE = 0.25
-"""Seconds after which a read that waits looks whether the transport was closed."""
+"""Seconds after which whoever waits looks whether the transport was closed, or a signal came."""
 _PATH = "/%:@!$&'()*+,;=~"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -253,6 +254,14 @@ class _Network(httpcore.SyncBackend):
 
     def __init__(self, allowance: _Allowance) -> None:
         self._allowance = allowance
+        self._opened: httpcore.NetworkStream | None = None
+
+    def cut(self) -> None:
+        """End what is being sent or received on the connection, from another thread."""
+        connected = self._opened.get_extra_info("socket") if self._opened is not None else None
+        if connected is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                connected.shutdown(socket.SHUT_RDWR)
 
     def connect_tcp(
         self,
@@ -264,6 +273,7 @@ class _Network(httpcore.SyncBackend):
     ) -> httpcore.NetworkStream:
         seconds = self._allowance.to_connect()
         opened = super().connect_tcp(host, port, seconds, local_address, socket_options)
+        self._opened = opened
         return _Stream(opened, self._allowance)
 
 
@@ -276,11 +286,12 @@ class _Bounded(httpx.BaseTransport):
 
     def __init__(self, allowance: _Allowance, context: SSLContext | None) -> None:
         self.allowance = allowance
+        self._network = _Network(allowance)
         self._pool = httpcore.ConnectionPool(
             ssl_context=context,
             max_connections=1,
             keepalive_expiry=IDLE_SECONDS,
-            network_backend=_Network(allowance),
+            network_backend=self._network,
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -303,6 +314,9 @@ class _Bounded(httpx.BaseTransport):
             stream=_Body(answer, request),
             request=request,
         )
+
+    def cut(self) -> None:
+        self._network.cut()
 
     def close(self) -> None:
         self._pool.close()
@@ -400,7 +414,10 @@ class Transport:
         self._pool = ThreadPoolExecutor(self._connections, thread_name_prefix="hdev-http")
 
     def close(self) -> None:
+        """Give up what is under way, and that at once: nobody waits for it any more."""
         self._closed.set()
+        for client in self._clients:
+            client.cut()
         self._pool.shutdown(wait=True, cancel_futures=True)
         for client in self._clients:
             client.close()
@@ -610,12 +627,23 @@ class Transport:
             for item in items:
                 waiting.append(self._pool.submit(call, item))
                 if len(waiting) >= self._connections * 4:
-                    yield waiting.popleft().result()
+                    yield _result(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield _result(waiting.popleft())
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _result(future: Future[R]) -> R:
+    """What a call came to, waiting in glances.
+
+    Of two signals in a row the kernel may give the second to another thread, and a wait without an
+    end would never look at it: the main thread has to come back to Python to act on a signal.
+    """
+    while not future.done():
+        wait((future,), _GLANCE)
+    return future.result()
 
 
 Origin = tuple[str, str, int]
