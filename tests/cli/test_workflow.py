@@ -495,10 +495,16 @@ def test_interrupted_before_any_write_is_130(work):
     with subprocess.Popen(
         [*PROGRAM, "apply", "plan.json"], stderr=subprocess.PIPE, text=True
     ) as process:
-        writer = os.open(work / "plan.json", os.O_WRONLY)  # waits until it is being read
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-        os.close(writer)
+        writer = os.open(work / "plan.json", os.O_WRONLY)
+        try:
+            # A signal that comes a moment before the read is not seen while that waits.
+            while "pipe_read" not in Path(f"/proc/{process.pid}/wchan").read_text():
+                assert process.poll() is None
+                time.sleep(0)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=50)
+        finally:
+            os.close(writer)
 
     assert process.returncode == 130
     assert err == "Interrupted; nothing was written.\n"

@@ -129,8 +129,10 @@ def _send(
 ) -> NoReturn:
     """Write every frame, and end this process, whatever happens."""
     try:
+        # They often go to the whole group. The parent ends this process when it acts on one, and
+        # must not meet its end before; a parent that is gone is met at the next write.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(reading)
         gc.freeze()  # nothing of the parent's is to be finalised here, nor its pages touched
