@@ -104,9 +104,11 @@ def test_json_begins_with_the_version_and_ends_with_the_summary(hdev, home):
     result = hdev("backend", "check", "filesystem:store", "--json")
     lines = [json.loads(line) for line in result.out.splitlines()]
 
-    assert [line["type"] for line in lines] == ["version", *["check"] * len(CHECKS), "summary"]
-    assert lines[0]["format"] == "hdev-check/1"
-    assert lines[1]["promise"] == CHECKS[0].promise
+    assert [line["type"] for line in lines] == [
+        "version", "checking", *["check"] * len(CHECKS), "summary",
+    ]  # fmt: skip
+    assert lines[1]["prefix"].startswith("hdev-check-")
+    assert lines[2]["promise"] == CHECKS[0].promise
     assert lines[-1]["ok"] + lines[-1]["not_applicable"] == len(CHECKS)
     assert {"name": "cas", "declared": "atomic"}.items() <= lines[-1]["card"][0].items()
 

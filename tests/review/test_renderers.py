@@ -52,7 +52,7 @@ def test_markdown_shows(plan, snapshot):
 
 
 def test_json_shows(plan, snapshot):
-    assert as_json.render(plan[0]) == snapshot(extension_class=Json)
+    assert "".join(as_json.render(plan[0])) == snapshot(extension_class=Json)
 
 
 def test_no_line_of_a_terminal_is_wider_than_it(plan):
@@ -107,7 +107,7 @@ def test_keys_that_differ_in_spaces_alone_look_different(tmp_path):
 
 
 def test_json_is_ascii_and_holds_every_action(plan):
-    text = as_json.render(plan[0])
+    text = "".join(as_json.render(plan[0]))
 
     assert text.isascii()
     assert [a["key"] for a in json.loads(text)["actions"]] == [a.key for a in plan[0].actions()]

@@ -18,6 +18,9 @@ Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 """A SHA-256 as 64 lower-case hex digits, as `sha256sum` prints it."""
 
 DIGEST_PREFIX = "sha256:"
+NamedDigest = Annotated[str, msgspec.Meta(pattern="^sha256:[0-9a-f]{64}$")]
+"""A digest with its algorithm, as plan ids are: see `named`."""
+
 MAX_DEPTH = 64
 """Levels of nesting that metadata may have; keeps every recursive reader far from its limit."""
 
