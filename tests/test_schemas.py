@@ -66,6 +66,15 @@ def test_a_schema_is_a_schema(form):
     Draft202012Validator.check_schema(SCHEMAS[form])
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_patterns_are_those_of_every_language(form):
+    text = json.dumps(SCHEMAS[form])
+
+    assert '"pattern": "^[0-9a-f]{64}$"' in text
+    assert "\\\\A" not in text
+    assert "\\\\Z" not in text
+
+
 def test_an_unknown_form_is_a_usage_error(hdev):
     assert hdev("schema", "receipt").status == 64
 

@@ -68,7 +68,7 @@ class Record(Value, frozen=True, omit_defaults=True):
     evidence: str = ""
 
 
-HeadText = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+:sha256:[0-9a-f]{64}$")]
+HeadText = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]+:sha256:[0-9a-f]{64}\Z")]
 """A head as people see and type it: the text of a Headmark."""
 
 

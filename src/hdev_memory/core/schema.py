@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from inspect import cleandoc
 from typing import Any
@@ -54,18 +55,30 @@ def _require_all(component: dict[str, Any]) -> None:
 
 
 def _tidy(value: Any) -> Any:
-    """Without `discriminator`, which is OpenAPI's word: strict validators refuse it."""
+    """In the words of JSON Schema, where msgspec has those of OpenAPI and of Python."""
     match value:
         case dict():
-            return {
-                name: cleandoc(item) if name == "description" else _tidy(item)
-                for name, item in value.items()
-                if name != "discriminator"
-            }
+            # Strict validators refuse a `discriminator`.
+            return {n: _member(n, item) for n, item in value.items() if n != "discriminator"}
         case list():
             return [_tidy(item) for item in value]
         case _:
             return value
+
+
+def _member(name: str, value: Any) -> Any:
+    match name, value:
+        case "description", str():
+            return cleandoc(value)
+        case "pattern", str():
+            return _portable(value)
+        case _:
+            return _tidy(value)
+
+
+def _portable(pattern: str) -> str:
+    r"""As ECMA-262 has it, which knows no `\A` and `\Z`; its `^` and `$` are these."""
+    return re.sub(r"^\\A", "^", re.sub(r"\\Z$", "$", pattern))
 
 
 _Structs = dict[type[msgspec.Struct], None]
