@@ -113,6 +113,14 @@ def test_json_begins_with_the_version_and_ends_with_the_summary(hdev, home):
     assert {"name": "cas", "declared": "atomic"}.items() <= lines[-1]["card"][0].items()
 
 
+def test_what_could_not_be_checked_ends_in_one_summary_with_the_exit_status(hdev, server):
+    result = hdev("backend", "check", server.url, "--api-key", READER, "--json")
+
+    assert (result.status, result.json["type"], result.json["exit"]) == (9, "summary", 9)
+    assert result.json["unwritable"] == "Permission denied on target"
+    assert result.lines("error") == []
+
+
 def test_a_server_that_is_not_there_is_9(hdev):
     assert hdev("backend", "check", "http://127.0.0.1:9").status == 9
 
