@@ -280,6 +280,20 @@ def write_stream(path: Path, parts: Iterator[bytes]) -> None:
             os.close(descriptor)
 
 
+def replace_stream(path: Path, parts: Iterator[bytes]) -> None:
+    """Replace the file at `path`, or create it, from its parts; else it stays as it was."""
+    draft = path.with_name(staged_name("file"))
+    with opened_folder(path.parent) as folder:
+        try:
+            write_stream(draft, parts)
+            disk.replace(folder, draft.name, path.name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                discard(folder, draft.name)
+            raise
+        disk.sync(folder)
+
+
 def buffered(parts: Iterator[bytes], size: int = 1 << 20) -> Iterator[bytes]:
     """The same bytes in pieces of about `size`."""
     waiting: list[bytes] = []

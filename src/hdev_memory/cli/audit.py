@@ -20,6 +20,7 @@ def audit_verify(
         Path | None, typer.Option("--receipt", metavar="FILE", help="A receipt kept elsewhere.")
     ] = None,
     json: flags.Json = False,
+    json_into: flags.JsonInto = None,
 ) -> int:
     """Check the audit log: 0 intact and anchored, 10 intact but not anchored, 8 tampered with."""
     import contextlib
@@ -30,7 +31,7 @@ def audit_verify(
     from hdev_memory.errors import AuditError, UnanchoredError
 
     with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(eventlines.told(json=json))
+        lines = stack.enter_context(eventlines.told(json=json, into=json_into))
         opened = stack.enter_context(plandir.load(plan))
         heads = {0: str(audit.EMPTY)}
         last = audit.EMPTY

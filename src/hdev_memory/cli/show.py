@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,7 +63,7 @@ def show(
 
     with plandir.load(plan) as opened:
         if form == "json":
-            text = json.render(opened)
+            parts = json.render(opened, json.Filter(only, key, stat))
         else:
             described = document.describe(
                 opened,
@@ -80,26 +81,27 @@ def show(
                     stat=stat,
                 )
             if max_bytes is not None:
-                text = bounded.fit(described, render, max_bytes)
+                parts = iter([bounded.fit(described, render, max_bytes)])
             else:
-                text = render(described)
+                parts = iter([render(described)])
         if out is not None:
-            _write(out.absolute(), text.encode())
+            _write(out.absolute(), (part.encode() for part in parts))
         else:
-            context.say(text.removesuffix("\n"))
+            context.say_parts(parts)
         return 2 if detailed_exitcode and opened.plan.tail.summary.writes else 0
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, parts: Iterator[bytes]) -> None:
     """Replace a file whole; what is no file (a pipe, /dev/stdout) is written to as it stands."""
     from hdev_memory import durable
     from hdev_memory.errors import HdevError
 
     try:
         if path.exists() and not path.is_file():
-            path.write_bytes(content)
+            with path.open("wb") as file:
+                file.writelines(parts)
         else:
-            durable.write_whole(path, content)
+            durable.replace_stream(path, parts)
     except OSError as error:
         raise HdevError(
             "The review cannot be written.",

@@ -32,7 +32,15 @@ from hdev_memory.cli.context import (
     warn,
     width,
 )
-from hdev_memory.cli.eventlines import ApplyEnding, Drift, Failed, KeptAside, Lines, PlanEnding
+from hdev_memory.cli.eventlines import (
+    ApplyEnding,
+    Drift,
+    Failed,
+    KeptAside,
+    Lines,
+    PlanEnding,
+    RollbackEnding,
+)
 from hdev_memory.cli.progress import Shown
 from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings, resolve
 from hdev_memory.core.plan import End, Limits, Options, Provenance
@@ -533,17 +541,25 @@ def _between(
         return {}
 
 
-def tell_plan(opened: plandir.OpenPlan, review: Reviewer, lines: Lines, status: int) -> None:
-    """The review of a plan that was just made, and what to do with it."""
+def tell_plan(
+    opened: plandir.OpenPlan,
+    review: Reviewer,
+    lines: Lines,
+    status: int,
+    *,
+    undoes: str | None = None,
+) -> None:
+    """The review of a plan that was just made, and what to do with it.
+
+    `undoes` is the id of the plan that it rolls back.
+    """
     summary = opened.plan.tail.summary
+    place, plan_id = str(opened.folder), opened.plan.plan_id
+    effect = opened.plan.tail.effect
     lines.emit(
-        PlanEnding(
-            exit=status,
-            plan=str(opened.folder),
-            plan_id=opened.plan.plan_id,
-            effect=opened.plan.tail.effect,
-            summary=summary,
-        )
+        PlanEnding(status, place, plan_id, effect, summary)
+        if undoes is None
+        else RollbackEnding(status, place, plan_id, effect, summary, undoes)
     )
     if lines.on_stdout:
         return
