@@ -78,6 +78,16 @@ class KeptAside(Line, frozen=True, tag="kept"):
     name: str
 
 
+class Approval(Line, frozen=True, tag="approval"):
+    """What one file among a plan's approvals is worth, and why."""
+
+    name: str
+    principal: str
+    decision: str
+    worth: Literal["counts", "blocks", "nothing"]
+    why: str
+
+
 class Endpoint(Line, frozen=True, tag="endpoint"):
     """What opening the endpoint of an environment came to."""
 
@@ -126,6 +136,31 @@ class VerifyEnding(Ending, frozen=True, tag="summary"):
     as_planned: int
     differ: int
     command: Literal["verify"] = "verify"
+
+
+class ApproveEnding(Ending, frozen=True, tag="summary"):
+    """`worth` is null where nobody has said who may sign; `head` is the log's."""
+
+    plan: str
+    plan_id: str
+    decision: Literal["approve", "reject"]
+    name: str
+    principal: str
+    worth: Literal["counts", "blocks", "nothing"] | None
+    why: str
+    head: str
+    command: Literal["approve"] = "approve"
+
+
+class ApprovalsEnding(Ending, frozen=True, tag="summary"):
+    """`missing` says in words what keeps the plan from being applied."""
+
+    plan_id: str
+    required: int
+    counted: int
+    allowed: bool
+    missing: tuple[str, ...]
+    command: Literal["approvals"] = "approvals"
 
 
 class MigrateEnding(Ending, frozen=True, tag="summary"):
