@@ -312,8 +312,6 @@ def _flaw(
 ) -> str:
     """Why a genuine statement is worth nothing here; empty when it is worth something."""
     said = item.statement
-    if said.name != item.name:
-        return "it lies under a name that is not its own"
     if requirement.bind == "plan" and said.plan != about.plan:
         return "it is about another plan"
     if said.effect != about.effect:
@@ -322,6 +320,8 @@ def _flaw(
         return "it is about another target"
     if said.decision == "reject":
         return ""
+    if said.name != item.name:
+        return "it lies under a name that is not its own"
     if item.agent or said.role == "agent":
         return "an agent's approval never counts"
     author = about.author if requirement.exclude_author else None
