@@ -16,7 +16,7 @@ from hdev_memory.cli.context import instant, note, now
 from hdev_memory.cli.eventlines import Approval, Lines
 from hdev_memory.config import PROJECT_FILE, Approvals, Settings, approvals_in
 from hdev_memory.core import approval, audit
-from hdev_memory.errors import ApprovalError, TrustError
+from hdev_memory.errors import ApprovalError, ConfigError, TrustError
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ def _committed(commit: trust.Commit, cwd: Path) -> Approvals | None:
                 return approvals_in(path, content.decode())
             except UnicodeDecodeError:
                 raise trust.unusable(commit.name(path), "it is not UTF-8") from None
+            except ConfigError as error:
+                raise trust.unusable(commit.name(path), error.why.rstrip(".")) from None
         if folder == commit.top:
             return None
         folder = folder.parent
