@@ -24,7 +24,9 @@ def root(*lines, revoked=None):
 
 def verified(trusted, signature, principal="ann@x", *, message=MESSAGE, now=NOW):
     with signing.Verifier(trusted, ENVIRON) as verifier:
-        return verifier.verify(message, signature, principal, now)
+        key, owners = verifier.verify(message, signature, principal, now)
+    assert principal in owners
+    return key
 
 
 def ssh_keygen(*words, stdin=MESSAGE):

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from hdev_memory.backends.base import Secret, Where
-from hdev_memory.core.approval import Bind, Group, Requirement, is_principal
+from hdev_memory.core.approval import MAX_APPROVALS, Bind, Group, Requirement, is_principal
 from hdev_memory.errors import ConfigError, UsageError
 
 PROJECT_FILE = "hdev.toml"
@@ -443,8 +443,8 @@ class _Table:
 
     def number(self, name: str, default: int) -> int:
         found = self._left.pop(name, default)
-        if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= 100:
-            raise self.wrong(name, "must be a number from 0 to 100")
+        if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= MAX_APPROVALS:
+            raise self.wrong(name, f"must be a number from 0 to {MAX_APPROVALS}")
         return found
 
     def flag(self, name: str, default: bool) -> bool:

@@ -252,8 +252,11 @@ class Verifier:
     ) -> None:
         self._folder.cleanup()
 
-    def verify(self, statement: bytes, signature: bytes, principal: str, now: datetime) -> str:
-        """The fingerprint of the key that signed `statement` as `principal`. Raises Unproven.
+    def verify(
+        self, statement: bytes, signature: bytes, principal: str, now: datetime
+    ) -> tuple[str, tuple[str, ...]]:
+        """The fingerprint of the key that signed `statement` as `principal`, and all principals
+        that the key belongs to. Raises Unproven.
 
         `now` is the present time, in UTC; keys that are not valid then sign nothing.
         """
@@ -265,15 +268,18 @@ class Verifier:
         (self._place / "signature").write_bytes(signature)
         check = _Check(self._place, self._environ, principal, statement, fingerprint(key), now)
         if check.holds(lines, revocation=True):
-            return fingerprint(key)
+            return fingerprint(key), _owners(own)
         raise Unproven(_reason(check, lines, fingerprint(key)))
 
 
 def _stranger(key: str, principal: str, own: Sequence[Signer]) -> str:
     if not own:
         return f"its key {key} is not among the allowed signers"
-    names = sorted({name for signer in own for name in signer.principals})
-    return f"its key {key} belongs to {', '.join(names)}, not to {principal}"
+    return f"its key {key} belongs to {', '.join(_owners(own))}, not to {principal}"
+
+
+def _owners(own: Sequence[Signer]) -> tuple[str, ...]:
+    return tuple(sorted({name for signer in own for name in signer.principals}))
 
 
 def _reason(check: _Check, lines: Sequence[Signer], key: str) -> str:

@@ -229,11 +229,16 @@ def both(*deeds):
 REFUSED = [
     ("none", lambda w: None, "0 of 2 approvals count"),
     ("one of two", lambda w: w.put("ann"), "1 of 2 approvals count"),
-    ("the author", lambda w: (w.put("ann"), w.put("author")), "its principal made the plan"),
+    ("the author", lambda w: (w.put("ann"), w.put("author")), "made the plan"),
     ("an agent that the project calls so", lambda w: (w.put("ann"), w.put("bot")),
      "an agent's approval never counts"),
     ("an agent by its own word", lambda w: (w.put("ann"), w.put("bob", role="agent")),
      "an agent's approval never counts"),
+    ("an agent by the name of a person",
+     lambda w: (w.signers("ann@x ann", "bob@x,bot@x bob"), two(w)),
+     "an agent's approval never counts"),
+    ("the author by the name of somebody else",
+     lambda w: (w.signers("ann@x ann", "bob@x bob", "author@x bob"), two(w)), "made the plan"),
     ("one person with two keys", two_keys_of_one, "its principal, its key or its nonce counts"),
     ("two principals on one key", one_key_of_two, "its principal, its key or its nonce counts"),
     ("one key on two lines", one_key_on_two_lines, "its principal, its key or its nonce counts"),
@@ -360,7 +365,7 @@ def test_the_list_tells_each_and_what_it_is_worth(world):
     assert enough.status == 0
     for text in (
         "counts   approve by ann@x", "counts   approve by bob@x",
-        "nothing  approve by author@x", "its principal made the plan",
+        "nothing  approve by author@x", "made the plan",
         "nothing  approve by bot@x", "an agent's approval never counts",
         "evil\\u{1b}[2J.json", "It was made by author@x", "Approved: 2 count.",
     ):  # fmt: skip
@@ -532,7 +537,7 @@ def test_a_rejection_is_logged_and_stays_though_its_file_goes(world):
     applied = world.apply()
 
     assert result.status == 0, result.err
-    assert "it says why: not on Friday" in listed.out
+    assert 'it rejects the plan; it says "not on Friday"' in listed.out
     assert "rejected" in [record["event"] for record in world.records()]
     assert applied.status == 6
     assert "cid@x has rejected it" in applied.err
@@ -769,9 +774,9 @@ def test_a_ref_without_rules_judges_nothing_and_refuses(repository, flags, statu
 
 
 BAD_TABLES = [
-    ("require = -1", "from 0 to 100"),
-    ('require = "2"', "from 0 to 100"),
-    ("require = true", "from 0 to 100"),
+    ("require = -1", "from 0 to 64"),
+    ('require = "2"', "from 0 to 64"),
+    ("require = true", "from 0 to 64"),
     ('bind = "hash"', "none of plan, effect"),
     ("exclude_author = 1", "true or false"),
     ('agents = "bot"', "a list of principals"),

@@ -30,11 +30,12 @@ SAID = approval.Statement(
 )
 
 
-def genuine(key="k1", *, agent=False, name=None, **changed):
+def genuine(key="k1", *, agent=False, name=None, owners=(), **changed):
     if changed.get("decision") == "reject":
         changed.setdefault("expires", None)
     said = msgspec.structs.replace(SAID, **changed)
-    return Genuine(name if name is not None else said.name, said, key, agent)
+    name = name if name is not None else said.name
+    return Genuine(name, said, key, (said.principal, *owners), agent)
 
 
 def test_a_statement_comes_back_as_it_was():
@@ -106,6 +107,8 @@ WORTH = [
     ("an agent by the trust root", genuine(agent=True), {}, "nothing", "an agent's"),
     ("the author", genuine(principal="author@x"), {}, "nothing", "made the plan"),
     ("the author in capitals", genuine(principal="AUTHOR@X"), {}, "nothing", "made the plan"),
+    ("the author by another name of their key", genuine(owners=("author@x",)), {},
+     "nothing", "made the plan"),
     ("the author where that is allowed", genuine(principal="author@x"),
      {"exclude_author": False}, "counts", "is signed"),
     ("expired at this second", genuine(expires=NOW), {}, "nothing", "expired at"),
@@ -116,9 +119,9 @@ WORTH = [
     ("by a clock that is a little ahead",
      genuine(created="2026-06-01T12:05:00Z"), {}, "counts", "is signed"),
     ("under another name", genuine(name="x.json"), {}, "nothing", "a name that is not its own"),
-    ("a rejection", genuine(decision="reject"), {}, "blocks", "looks good"),
+    ("a rejection", genuine(decision="reject"), {}, "blocks", "rejects"),
     ("a rejection under another name",
-     genuine(decision="reject", name="x.json"), {}, "blocks", "looks good"),
+     genuine(decision="reject", name="x.json"), {}, "blocks", "rejects"),
     ("a rejection by an agent", genuine(decision="reject", agent=True), {}, "blocks", ""),
     ("a rejection by the author",
      genuine(decision="reject", principal="author@x"), {}, "blocks", ""),
@@ -297,7 +300,7 @@ def test_the_order_decides_nothing(items, asked, before, chance):
 @given(SOME, ASKED, PAST, ANY)
 def test_an_agent_an_author_or_a_copy_more_never_allows(items, asked, before, one):
     if not allowed(items, asked, before):
-        more = [Genuine(one.name, one.statement, one.key, True), *items]
+        more = [msgspec.structs.replace(one, agent=True), *items]
         if asked.exclude_author:
             more.append(genuine("k9", principal="author@x", nonce="9" * 32))
         for item in more:

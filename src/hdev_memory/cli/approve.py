@@ -177,7 +177,7 @@ def _statement(
         effect=about.effect,
         target=about.target,
         principal=who,
-        role="agent" if approval.agents_among(by.agents, who) else "person",
+        role="agent" if approval.among(by.agents, who) else "person",
         comment=comment,
         created=context.instant(created),
         expires=context.instant(created + span) if span is not None else None,
@@ -195,7 +195,7 @@ def _refuse_author(opened: OpenPlan, by: Rules, statement: Statement) -> None:
         statement.decision == "approve"
         and by.requirement.exclude_author
         and author is not None
-        and approval.agents_among([author], statement.principal)
+        and approval.among([author], statement.principal)
     ):
         raise ApprovalError(
             "Whoever made a plan does not approve it.",
@@ -233,7 +233,7 @@ def _confirm(opened: OpenPlan, by: Rules, statement: Statement, *, yes: bool) ->
     from hdev_memory.errors import ApprovalError, HdevError, UsageError
 
     if yes:
-        if not approval.agents_among(by.unattended, statement.principal):
+        if not approval.among(by.unattended, statement.principal):
             raise ApprovalError(
                 "This principal may not sign without a person at a terminal.",
                 why=f"{statement.principal} is not among the `unattended` of [approvals].",
@@ -275,7 +275,8 @@ def _verified(settings: Settings, by: Rules, who: str, signed: Signed) -> str:
     try:
         root = by.root if by.root is not None else signing.self_signed(signed.signature, who)
         with signing.Verifier(root, settings.environ) as verifier:
-            return verifier.verify(signed.statement, signed.signature, who, context.now())
+            key, _ = verifier.verify(signed.statement, signed.signature, who, context.now())
+            return key
     except signing.Unproven as error:
         raise ApprovalError(
             "The signature would not count, so nothing was recorded.",

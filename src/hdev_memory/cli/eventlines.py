@@ -17,6 +17,7 @@ from typing import IO, Literal
 import msgspec
 
 from hdev_memory import __version__
+from hdev_memory.core.approval import Decision, Worth
 from hdev_memory.core.entry import Value
 from hdev_memory.core.plan import Summary
 from hdev_memory.errors import HdevError
@@ -84,8 +85,9 @@ class Approval(Line, frozen=True, tag="approval"):
     name: str
     principal: str
     decision: str
-    worth: Literal["counts", "blocks", "nothing"]
+    worth: Worth
     why: str
+    comment: str
 
 
 class Endpoint(Line, frozen=True, tag="endpoint"):
@@ -143,10 +145,10 @@ class ApproveEnding(Ending, frozen=True, tag="summary"):
 
     plan: str
     plan_id: str
-    decision: Literal["approve", "reject"]
+    decision: Decision
     name: str
     principal: str
-    worth: Literal["counts", "blocks", "nothing"] | None
+    worth: Worth | None
     why: str
     head: str
     command: Literal["approve"] = "approve"

@@ -48,8 +48,8 @@ def rules(settings: Settings, asked: Asked) -> Rules:
     files: trust.Files = trust.Checkout()
     configured = settings.approvals
     if asked.trust_ref is not None:
-        commit = trust.Commit(settings.cwd, asked.trust_ref, settings.environ)
-        files, configured = commit, _committed(commit, settings.cwd)
+        files = commit = trust.Commit(settings.cwd, asked.trust_ref, settings.environ)
+        configured = _committed(commit, settings.cwd)
         if configured is None and not (asked.require or asked.allowed_signers):
             raise trust.unusable(asked.trust_ref, f"there is no [approvals] in a {PROJECT_FILE}")
     requirement = configured.requirement if configured is not None else approval.Requirement()
@@ -138,8 +138,10 @@ def _genuine(
     if verifier is None:
         raise signing.Unproven("nobody has said who may sign (allowed_signers)")
     who = statement.principal
-    key = verifier.verify(item.statement, item.signature, who, moment)
-    return approval.Genuine(item.name, statement, key, approval.agents_among(by.agents, who))
+    key, owners = verifier.verify(item.statement, item.signature, who, moment)
+    # Whoever holds an agent's key is taken for the agent, whichever of its names is used.
+    agent = any(approval.among(by.agents, owner) for owner in owners)
+    return approval.Genuine(item.name, statement, key, owners, agent)
 
 
 def judged(
@@ -190,7 +192,8 @@ def shape(one: approval.Standing) -> dict[str, Any]:
 def said(one: approval.Standing) -> str:
     """A standing in one line."""
     who = f"{one.decision} by {one.principal}" if one.principal else "approval"
-    return f"{one.worth:8} {who} ({one.name}): {one.why}"
+    comment = f'; it says "{one.comment}"' if one.comment else ""
+    return f"{one.worth:8} {who} ({one.name}): {one.why}{comment}"
 
 
 def refusal(opened: plandir.OpenPlan, verdict: approval.Verdict) -> ApprovalError:

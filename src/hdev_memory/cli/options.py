@@ -89,7 +89,7 @@ AllowedSigners = Annotated[
 RequireApprovals = Annotated[
     int | None,
     typer.Option(
-        "--require-approvals", metavar="N", min=0, max=100, help="Refuse with fewer approvals."
+        "--require-approvals", metavar="N", min=0, max=64, help="Refuse with fewer approvals."
     ),
 ]
 TrustRef = Annotated[

@@ -40,6 +40,7 @@ Nonce = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 Decision = Literal["approve", "reject"]
 Role = Literal["person", "agent"]
 Bind = Literal["plan", "effect"]
+Worth = Literal["counts", "blocks", "nothing"]
 
 
 class NoStatement(ValueError):
@@ -166,12 +167,14 @@ def subject(plan: Plan) -> Subject:
 class Genuine(Value, frozen=True):
     """A statement whose signature holds, by a key that belongs to its principal.
 
-    `key` is the key's fingerprint; `agent` is what the trust root says of the principal.
+    `key` is the key's fingerprint; `owners` are all principals that the trust root gives it to, and
+    `agent` says whether it calls any of them an agent.
     """
 
     name: str
     statement: Statement
     key: str
+    owners: tuple[str, ...]
     agent: bool
 
     @property
@@ -233,13 +236,17 @@ class Counted(Value, frozen=True):
 
 
 class Standing(Value, frozen=True):
-    """What one approval is worth: it counts, it blocks, or it is nothing; and why."""
+    """What one approval is worth: it counts, it blocks, or it is nothing; and why.
+
+    `comment` is what its signer says, and empty where the signature does not hold.
+    """
 
     name: str
     principal: str
     decision: str
-    worth: Literal["counts", "blocks", "nothing"]
+    worth: Worth
     why: str
+    comment: str
 
 
 class Verdict(Value, frozen=True):
@@ -269,14 +276,14 @@ def judge(
     rejected = set(before.rejected_by)
     for item in sorted(presented, key=lambda one: one.name):
         if isinstance(item, Dubious):
-            standings.append(Standing(item.name, "", "", "nothing", item.why))
+            standings.append(Standing(item.name, "", "", "nothing", item.why, ""))
             continue
         why = _flaw(item, requirement, about, now, before.spent)
         if why:
             standings.append(_standing(item, "nothing", why))
         elif item.statement.decision == "reject":
             rejected.add(item.statement.principal)
-            standings.append(_standing(item, "blocks", f"it says why: {item.statement.comment}"))
+            standings.append(_standing(item, "blocks", "it rejects the plan"))
         else:
             good.append(item)
     chosen = _Choice(good, requirement).best()
@@ -299,8 +306,9 @@ def judge(
     )
 
 
-def _standing(item: Genuine, worth: Literal["counts", "blocks", "nothing"], why: str) -> Standing:
-    return Standing(item.name, item.statement.principal, item.statement.decision, worth, why)
+def _standing(item: Genuine, worth: Worth, why: str) -> Standing:
+    said = item.statement
+    return Standing(item.name, said.principal, said.decision, worth, why, said.comment)
 
 
 def _flaw(
@@ -325,8 +333,8 @@ def _flaw(
     if item.agent or said.role == "agent":
         return "an agent's approval never counts"
     author = about.author if requirement.exclude_author else None
-    if author is not None and _same(said.principal, author):
-        return "its principal made the plan"
+    if author is not None and among(item.owners, author):
+        return "its principal, or another one with its key, made the plan"
     if said.expires is not None and now >= said.expires:
         return f"it expired at {said.expires}"
     age = seconds(now) - seconds(said.created)
@@ -345,9 +353,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def _within(chosen: Iterable[Genuine], group: Group) -> int:
-    return sum(
-        any(_same(item.statement.principal, name) for name in group.principals) for item in chosen
-    )
+    return sum(among(group.principals, item.statement.principal) for item in chosen)
 
 
 def _lacks(chosen: Sequence[Genuine], requirement: Requirement) -> Iterator[str]:
@@ -424,6 +430,6 @@ def is_principal(text: str) -> bool:
     return True
 
 
-def agents_among(agents: Iterable[str], principal: str) -> bool:
-    """Whether the trust root calls this principal an agent."""
-    return any(_same(principal, agent) for agent in agents)
+def among(principals: Iterable[str], principal: str) -> bool:
+    """Whether a principal is one of several."""
+    return any(_same(principal, other) for other in principals)
