@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -650,6 +651,21 @@ def test_a_comment_cannot_do_anything_to_a_terminal(world):
 
     for text in (listed.out, shown.out):
         assert "fine\\u{1b}[2J\\u{202e}\\u{a}@everybody" in text
+
+
+def test_an_ssh_agent_signs_for_a_public_key(world, tmp_path, monkeypatch):
+    private = world.keys.private("in-agent")
+    public = tmp_path / "only.pub"
+    public.write_text(world.keys.public("in-agent") + "\n")
+    world.signers("ann@x in-agent")
+    with made.Agent(tmp_path) as environ:
+        subprocess.run(["ssh-add", "-q", private], env=environ, check=True, timeout=50)
+        monkeypatch.setenv("SSH_AUTH_SOCK", environ["SSH_AUTH_SOCK"])
+        words = ("--key", public, "--principal", "ann@x", "--yes", "--json")
+        result = world.hdev("approve", "p", *words)
+
+    assert result.status == 0, result.err
+    assert result.json["worth"] == "counts"
 
 
 def test_an_agent_approves_and_is_told_that_it_does_not_count(world):
