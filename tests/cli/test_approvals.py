@@ -883,10 +883,43 @@ def test_a_wrong_table_is_refused_with_its_place(world, line, why):
     assert world.apply().status == 1
 
 
+def test_the_check_of_the_configuration_reads_the_allowed_signers(world):
+    assert world.hdev("config", "check").status == 0
+    (world.work / "signers").write_text("* x\n")
+    result = world.hdev("config", "check")
+
+    assert result.status == 6
+    assert "signers:1: * is a pattern" in result.err
+
+
+def test_a_group_may_have_any_name(world):
+    world.configure(
+        '[approvals]\nallowed_signers = "signers"\ngroups.rejected = { principals = ["ann@x"] }\n'
+    )
+    result = world.apply()
+
+    assert "0 of 1 by the group rejected count" in result.err
+    assert "does not have the approvals" in result.err
+
+
+def test_without_room_for_temporary_files_nothing_is_approved(world, monkeypatch, tmp_path):
+    two(world)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    # apply keeps a private copy of a plan, in memory while it is small
+    applied, signed = world.apply(), approve(world, "cid", "--yes")
+
+    assert (applied.status, signed.status) == (6, 6)
+    for result in (applied, signed):
+        assert "Temporary files, which ssh-keygen reads from, cannot be written." in result.err
+
+
 def test_the_tables_of_the_documentation_are_as_it_says(world):
     text = (Path(__file__).parents[2] / "docs/approvals.md").read_text()
     (table,) = re.findall(r"^   ```toml\n(.*?)^   ```$", text, re.M | re.S)
-    world.configure(textwrap.dedent(table).replace("keys/", ""))
+    (world.work / "keys").mkdir()
+    for name in ("allowed_signers", "revoked"):
+        (world.work / "keys" / name).write_text("")
+    world.configure(textwrap.dedent(table))
     shown = world.hdev("config", "show")
     lines = re.findall(r"^   (\w\S+@example.com \S+) \S+ AAAA", text, re.M)
 

@@ -112,6 +112,8 @@ def approve(
 
 def _signer(settings: Settings, principal: str | None, key: Path | None) -> tuple[str, Path]:
     """Who signs, and with which key: given, else configured. Raises UsageError."""
+    import os.path
+
     from hdev_memory.cli import steps
     from hdev_memory.errors import UsageError
 
@@ -130,7 +132,7 @@ def _signer(settings: Settings, principal: str | None, key: Path | None) -> tupl
     if place.startswith("~/"):
         place = str(settings.home / place[2:])
     path = settings.cwd / place
-    if "\0" in place or not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(
             "There is no such key.", why=f"{place!r} is no file.", hint="Give another --key."
         )
