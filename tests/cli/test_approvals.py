@@ -532,6 +532,15 @@ def test_who_is_unattended_approves_without_a_terminal(world):
     assert world.hdev("audit", "verify", "p").status == 10
 
 
+def test_each_command_says_what_comes_next(world):
+    planned = world.hdev("plan", "filesystem:source", "filesystem:target", "-o", "q")
+    first, second = approve(world, "ann", "--yes"), approve(world, "bob", "--yes")
+
+    assert "Next: hdev approve q" in planned.out
+    assert "Not approved yet: 1 of 2 approvals count." in first.out
+    assert "Next: hdev apply p" in second.out
+
+
 def test_a_rejection_is_logged_and_stays_though_its_file_goes(world):
     two(world)
     result = approve(world, "cid", "--yes", "--reject", "--comment", "not on Friday")

@@ -84,11 +84,13 @@ def approve(
         steps.record_approval(opened, journal, statement, fingerprint)
         steps.put_approval(opened, signed)
         worth, why = None, "nobody has said who may sign (allowed_signers)"
+        left = ""
         if by.root is not None:
             records = [*journal.records, *journal.rejections]
             verdict = gate.judged(opened, settings, by, records)
             (own,) = (one for one in verdict.standings if one.name == signed.name)
             worth, why = own.worth, own.why
+            left = "; ".join(verdict.missing)
         lines.emit(
             eventlines.ApproveEnding(
                 exit=0,
@@ -106,6 +108,9 @@ def approve(
             done = "Rejected" if reject else "Approved"
             context.say(f"{done} by {who} with {fingerprint}.")
             context.say_foreign(f"Worth: {worth or 'not known'}, {why}.")
+            context.say_foreign(
+                f"Not approved yet: {left}." if left else f"Next: hdev apply {plan}"
+            )
             context.say(f"Audit head {journal.head}")
         return 0
 

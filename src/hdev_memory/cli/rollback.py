@@ -116,5 +116,5 @@ def rollback(
                 readers=readers,
             )
         )
-        steps.tell_plan(made, reviewer, lines, 0)
+        steps.tell_plan(made, reviewer, settings, lines, 0)
         return 0

@@ -579,7 +579,9 @@ def _between(
         return {}
 
 
-def tell_plan(opened: plandir.OpenPlan, review: Reviewer, lines: Lines, status: int) -> None:
+def tell_plan(
+    opened: plandir.OpenPlan, review: Reviewer, settings: Settings, lines: Lines, status: int
+) -> None:
     """The review of a plan that was just made, and what to do with it."""
     summary = opened.plan.tail.summary
     lines.emit(
@@ -597,7 +599,9 @@ def tell_plan(opened: plandir.OpenPlan, review: Reviewer, lines: Lines, status: 
 
     described = review(opened, opened.folder.name)
     say(terminal.render(described, width=width(), colour=colour(sys.stdout)))
-    say(f"Next: hdev apply {opened.folder}" if summary.writes else "Nothing to do.")
+    approvals = settings.approvals
+    command = "approve" if approvals is not None and approvals.requirement.asked else "apply"
+    say(f"Next: hdev {command} {opened.folder}" if summary.writes else "Nothing to do.")
 
 
 def tell_states(expected: str, found: str, differ: tuple[str, ...]) -> None:
