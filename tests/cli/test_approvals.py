@@ -532,6 +532,15 @@ def test_who_is_unattended_approves_without_a_terminal(world):
     assert world.hdev("audit", "verify", "p").status == 10
 
 
+def test_there_is_an_end_to_approvals(world):
+    for number in range(approval.MAX_APPROVALS):
+        (world.plan / f"approvals/{number}.json").write_text("")
+    result = approve(world, "ann", "--yes")
+
+    assert result.status == 6
+    assert "as many approvals as it can have" in result.err
+
+
 def test_each_command_says_what_comes_next(world):
     planned = world.hdev("plan", "filesystem:source", "filesystem:target", "-o", "q")
     first, second = approve(world, "ann", "--yes"), approve(world, "bob", "--yes")
@@ -710,6 +719,10 @@ def test_where_nobody_has_said_who_may_sign_the_worth_is_not_known(world, home):
 
     assert result.status == 0, result.err
     assert "Worth: not known" in result.out
+    assert "Next: hdev apply p" in result.out
+    rejected = approve(world, "ann", "--yes", "--reject", "--comment", "no")
+    assert "Not approved yet: ann@x has rejected it." in rejected.out
+    assert world.apply().status == 6
 
 
 def test_a_locked_plan_takes_no_approval(world):
