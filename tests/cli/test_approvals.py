@@ -1,5 +1,6 @@
 """Approve, list, and be let through or not: each with real keys and the real ssh-keygen."""
 
+import errno
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from tests.conftest import put_entry, tree_of
 from tests.processes import PROGRAM
 from tests.test_trust import Repository
 
-from hdev_memory import plandir, signing
+from hdev_memory import durable, plandir, signing
 from hdev_memory.core import approval
 
 REQUIRE_TWO = """
@@ -651,14 +652,38 @@ def test_a_clone_without_the_empty_folder_takes_approvals(world):
     assert world.apply().status == 0
 
 
-def test_an_approval_that_cannot_be_written_says_so_and_grants_nothing(world):
+class Full(durable.Disk):
+    """A disk that takes no new file."""
+
+    refused = 0
+
+    def create(self, folder, name, mode=0o666):
+        self.refused += 1
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_an_approval_that_cannot_be_written_says_so_and_grants_nothing(world, monkeypatch):
+    world.put("bob")
+    with monkeypatch.context() as patch:
+        full = Full()
+        patch.setattr(durable, "disk", full)
+        result = approve(world, "ann", "--yes")
+
+    assert full.refused == 1
+    assert result.status == 1
+    assert "signed and logged, but it could not be written" in result.err
+    assert world.records()[-1]["event"] == "approved"
+    assert world.apply().status == 6
+
+
+def test_what_is_in_the_way_of_approvals_is_told_before_anything_is_signed(world):
     (world.plan / "approvals").rmdir()
     (world.plan / "approvals").write_text("in the way")
     result = approve(world, "ann", "--yes")
 
-    assert result.status == 1
-    assert "signed and logged, but it could not be written" in result.err
-    assert world.apply().status == 6
+    assert result.status == 6
+    assert "approvals cannot be read" in result.err
+    assert [record["event"] for record in world.records()] == ["planned"]
 
 
 def test_a_comment_cannot_do_anything_to_a_terminal(world):
