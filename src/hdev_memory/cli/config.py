@@ -26,6 +26,12 @@ def config_show(json: flags.Json = False, json_into: flags.JsonInto = None) -> i
             eventlines.Setting(name, None if name in secret else value.value, value.origin)
             for name, value in sorted({**defaults, **settings.values}.items())
         ]
+        if settings.approvals is not None:
+            origin = settings.approvals.origin
+            shown += [
+                eventlines.Setting(f"approvals.{name}", value, origin)
+                for name, value in settings.approvals.shown()
+            ]
         environments = [
             eventlines.Environment(item.name, item.endpoint, item.key is not None, item.origin)
             for item in settings.environments.values()
@@ -52,15 +58,19 @@ def config_check(
     json: flags.Json = False,
     json_into: flags.JsonInto = None,
 ) -> int:
-    """Read the whole configuration; exit 1 and say where when something is wrong."""
+    """Read the whole configuration; exit 1 and say where when something is wrong.
+
+    The files that [approvals] names are read as well; exit 6 when they cannot be used.
+    """
     from hdev_memory.backends import open_backend
-    from hdev_memory.cli import context, eventlines
+    from hdev_memory.cli import context, eventlines, gate
     from hdev_memory.config import EndFlags, resolve
     from hdev_memory.errors import HdevError
     from hdev_memory.review.inert import inert
 
     with eventlines.told(json=json, into=json_into) as lines:
         settings = context.settings()
+        gate.rules(settings, gate.Asked())
         looked = tuple(settings.environments) if online else ()
         wrong = 0
         for name in looked:

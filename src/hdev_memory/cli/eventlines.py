@@ -17,6 +17,7 @@ from typing import IO, Annotated, Final, Literal
 import msgspec
 
 from hdev_memory import __version__
+from hdev_memory.core.approval import Decision, Worth
 from hdev_memory.core.audit import HeadText, Time
 from hdev_memory.core.digest import Digest, NamedDigest
 from hdev_memory.core.entry import Value
@@ -80,6 +81,17 @@ class KeptAside(Line, frozen=True, tag="kept"):
     """A file below the target that holds bytes which somebody else wrote during the run."""
 
     name: str
+
+
+class Approval(Line, frozen=True, tag="approval"):
+    """What one file among a plan's approvals is worth, and why."""
+
+    name: str
+    principal: str
+    decision: str
+    worth: Worth
+    why: str
+    comment: str
 
 
 class Endpoint(Line, frozen=True, tag="endpoint"):
@@ -219,6 +231,31 @@ class VerifyEnding(Ending, frozen=True, tag="summary"):
     as_planned: Count
     differ: Count
     command: Literal["verify"] = "verify"
+
+
+class ApproveEnding(Ending, frozen=True, tag="summary"):
+    """`worth` is null where nobody has said who may sign; `head` is the log's."""
+
+    plan: str
+    plan_id: str
+    decision: Decision
+    name: str
+    principal: str
+    worth: Worth | None
+    why: str
+    head: str
+    command: Literal["approve"] = "approve"
+
+
+class ApprovalsEnding(Ending, frozen=True, tag="summary"):
+    """`missing` says in words what keeps the plan from being applied."""
+
+    plan_id: str
+    required: int
+    counted: int
+    allowed: bool
+    missing: tuple[str, ...]
+    command: Literal["approvals"] = "approvals"
 
 
 class MigrateEnding(Ending, frozen=True, tag="summary"):

@@ -22,6 +22,7 @@ def rollback(
     expires: Annotated[
         str, typer.Option("--expires", metavar="SPAN", help="7d, 12h, 30m or never.")
     ] = "7d",
+    principal: flags.Author = None,
     target_path: flags.TargetPath = None,
     target_url: flags.TargetUrl = None,
     api_key: flags.ApiKey = None,
@@ -102,7 +103,12 @@ def rollback(
             steps.make_plan(
                 Resolved(source_end, target_end, ()),
                 ends,
-                steps.Wish(overwrite=True, delete=True, expires=expires),
+                steps.Wish(
+                    overwrite=True,
+                    delete=True,
+                    expires=expires,
+                    author=steps.author(settings, principal),
+                ),
                 out,
                 Path("plans"),
                 review=reviewer,
@@ -111,5 +117,5 @@ def rollback(
                 readers=readers,
             )
         )
-        steps.tell_plan(made, reviewer, lines, 0, undoes=opened.plan.plan_id)
+        steps.tell_plan(made, reviewer, settings, lines, 0, undoes=opened.plan.plan_id)
         return 0

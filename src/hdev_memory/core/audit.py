@@ -26,6 +26,7 @@ GENESIS = "0" * 64
 Event = Literal[
     "planned",
     "approved",
+    "rejected",
     "refused",
     "started",
     "resumed",
