@@ -17,6 +17,7 @@ from hdev_memory.core.schema import schema
 from hdev_memory.review import json as review
 from tests.conftest import put_entry
 from tests.emulation.existing_server import BOILERPLATE, ExistingServer
+from tests.keys import Keys
 from tests.processes import MemoryServer
 
 FOLDER = Path(__file__).parents[1] / "docs/schemas"
@@ -120,7 +121,17 @@ def test_real_plans_with_every_kind_of_action_are_valid(hdev, work):
     assert {("create", "before"), ("overwrite", "source"), ("blocked", "side")} <= members
 
 
-def test_every_record_of_real_logs_is_valid(hdev, work, monkeypatch):
+def trusting(tmp_path):
+    """A trust root with ann in it, and her key; she may approve without a terminal."""
+    keys = Keys(tmp_path)
+    (tmp_path / "allowed").write_text(f"ann {keys.public('ann')}\n")
+    Path("hdev.toml").write_text(
+        f"[approvals]\nallowed_signers = '{tmp_path}/allowed'\nunattended = ['ann']\n"
+    )
+    return "--yes", "--key", str(keys.private("ann")), "--principal", "ann"
+
+
+def test_every_record_of_real_logs_is_valid(hdev, work, tmp_path, monkeypatch):
     """Of runs that were refused, failed, stopped, resumed and finished, and of what came after."""
     put_entry(work / "source", "large", "x" * 5000)
     (work / "source/unreadable.md").unlink()
@@ -138,6 +149,11 @@ def test_every_record_of_real_logs_is_valid(hdev, work, monkeypatch):
         assert hdev("rollback", "p", *end, "-o", "back").status == 0
         assert hdev("apply", "back", *end).status == 0
     hdev("plan", *ENDS, *ALL, "-o", "drifted")
+    flags = trusting(tmp_path)
+    assert hdev("approve", "drifted", *flags).status == 0
+    hdev("plan", *ENDS, *ALL, "-o", "rejected")
+    assert hdev("approve", "rejected", *flags, "--reject", "--comment", "no").status == 0
+    Path("hdev.toml").unlink()
     put_entry(work / "source", "new", "drift")
     assert hdev("apply", "drifted").status == 3
     monkeypatch.setattr("hdev_memory.cli.context.now", later)
@@ -147,14 +163,14 @@ def test_every_record_of_real_logs_is_valid(hdev, work, monkeypatch):
     assert [
         (record, faults("audit", record)) for record in records if faults("audit", record)
     ] == []
-    assert set(get_args(audit.Event)) - {record["event"] for record in records} <= {"approved"}
+    assert set(get_args(audit.Event)) == {record["event"] for record in records}
 
 
 def later():
     return datetime.now(UTC) + timedelta(days=31)
 
 
-def test_every_kind_of_event_line_is_written_and_valid(hdev, work, monkeypatch):
+def test_every_kind_of_event_line_is_written_and_valid(hdev, work, tmp_path, monkeypatch):
     said = []
 
     def run(*words, status=0):
@@ -179,10 +195,12 @@ def test_every_kind_of_event_line_is_written_and_valid(hdev, work, monkeypatch):
     run("backups", "prune", "p")
     run("apply", "p")
     run("backups", "list", "p")
+    run("approve", "back", *trusting(tmp_path))
+    run("approvals", "back")
+    Path("hdev.toml").write_text("[environments.here]\nendpoint = 'filesystem:source'\n")
     monkeypatch.setattr("hdev_memory.cli.context.now", later)
     run("backups", "prune", "p", "--dry-run")
     run("migrate-memory", "--source-path", "source", "--target-path", "t", status=4)
-    Path("hdev.toml").write_text("[environments.here]\nendpoint = 'filesystem:source'\n")
     run("config", "show")
     run("config", "check", "--online")
     run("lock", "status", ENDS[0])
