@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 SUMMARY_BYTES = 1024 * 1024
 """What GitHub takes of one step's summary; of a longer one it shows nothing."""
 
-COMMENT_ROWS, SUMMARY_ROWS = 1_000, 10_000
-"""Rows of the harmless kinds that are described before what does not fit is cut."""
+ROWS = 10_000
+"""Of each harmless kind so many are described, before what does not fit is cut."""
 
 ForgeName = Annotated[
     Literal["github", "gitlab"] | None,
@@ -72,7 +72,7 @@ def ci_comment(
     ):
         marker = comment.Marker.of(opened.plan)
         body = bounded.fit(
-            document.describe(opened, name=opened.folder.name, limit=COMMENT_ROWS),
+            document.describe(opened, name=opened.folder.name, limit=ROWS),
             lambda described: comment.current(marker, markdown.render(described)),
             min(max_bytes or reached.limit_bytes, reached.limit_bytes),
         )
@@ -120,7 +120,7 @@ def ci_summary(plan: flags.PlanPlace, out: Out = None) -> int:
     path = out or _from_runner(os.environ, "GITHUB_STEP_SUMMARY")
     with plandir.load(plan) as opened:
         text = bounded.fit(
-            document.describe(opened, name=opened.folder.name, limit=SUMMARY_ROWS),
+            document.describe(opened, name=opened.folder.name, limit=ROWS),
             lambda described: "\n" + markdown.render(described),
             max(1, SUMMARY_BYTES - (path.stat().st_size if path.is_file() else 0)),
         )

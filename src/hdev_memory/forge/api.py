@@ -40,6 +40,7 @@ class Api:
                 hint="Give it with --api, as https://HOST/PATH.",
             )
         self._path = url.path.rstrip("/")
+        self._token = token
         # A forge may take its time to connect: nobody waits at a terminal.
         where = Where(
             kind="http",
@@ -107,13 +108,13 @@ class Api:
         except KeyRefusedError as error:
             raise KeyRefusedError(
                 "The forge refused the token.",
-                why=error.why,
+                why=self._told(error.why),
                 hint="Check that the job gets a token, and that it has not expired.",
             ) from None
         except RequestFailed as error:
             raise BackendError(
                 "The forge cannot be reached, or gives no answer that can be used.",
-                why=f"{error}.",
+                why=self._told(f"{error}."),
                 hint="Run it again; if it was a write, that finds what was done already.",
             ) from None
 
@@ -122,12 +123,18 @@ class Api:
     ) -> Answer:
         """The answer, where it is what was asked for."""
         if not 200 <= answer.status < 300:
-            raise _refused(method, path, answer)
+            said = answer.body.get("message") or answer.body.get("error") or "no reason given"
+            why = failure(method, path, f"{answer.status} {said}")
+            raise _refused(answer, self._told(f"{why}."))
         if answer.flaw and not written:
             raise stranger(method, path, answer.flaw)
         if array == bool(answer.body) and not written:
             raise stranger(method, path)
         return answer
+
+    def _told(self, text: str) -> str:
+        """What the forge says, without the token, should it send it back."""
+        return text.replace(self._token.reveal(), "***")
 
 
 def stranger(method: str, path: str, flaw: str = "is not what its API documents") -> BackendError:
@@ -139,9 +146,7 @@ def stranger(method: str, path: str, flaw: str = "is not what its API documents"
     )
 
 
-def _refused(method: str, path: str, answer: Answer) -> BackendError:
-    said = short(answer.body.get("message") or answer.body.get("error") or "no reason given")
-    why = f"{failure(method, path, f'{answer.status} {said}')}."
+def _refused(answer: Answer, why: str) -> BackendError:
     match answer.status:
         case 403 | 429 if answer.retry_after is not None:
             return BackendError(
