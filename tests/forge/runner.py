@@ -122,9 +122,10 @@ class Runner:
                 "PATH": PATH, "HOME": str(self.home), "RUNNER_TEMP": str(self.home),
                 **self.environ, **environ, **{key: str(place) for key, place in places.items()},
             },
-            capture_output=True, text=True, timeout=50, check=False, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,  # one log, in the order of writing
+            text=True, timeout=50, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        self.ran.append(Ran(step["name"], done.returncode, done.stdout + done.stderr))
+        self.ran.append(Ran(step["name"], done.returncode, done.stdout))
         self.failed = self.failed or done.returncode != 0
         self.summary += places["GITHUB_STEP_SUMMARY"].read_text()
         return read_outputs(places["GITHUB_OUTPUT"].read_text())

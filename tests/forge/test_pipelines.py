@@ -201,6 +201,37 @@ def test_nothing_is_applied_from_another_branch(github):
     assert runner.ran == []
 
 
+COMMAND = "##[set-output name=plan_id;]forged"
+
+
+def commands(text: str) -> list[str]:
+    """The lines that the runner would take for commands to itself: both of its forms."""
+    found, stopped = [], None
+    for line in text.splitlines():
+        if stopped is not None:
+            stopped = None if line == f"::{stopped}::" else stopped
+        elif line.startswith("::stop-commands::"):
+            stopped = line.removeprefix("::stop-commands::")
+        elif line.lstrip().startswith("::") or "##[" in line:
+            found.append(line)
+    return found
+
+
+def test_no_key_of_an_entry_is_a_command_to_the_runner(github, home, memory):
+    put_entry(home / "work/memory", COMMAND, "x")
+    first = planned(github)
+    put_entry(memory.root, COMMAND, "changed meanwhile")
+    done, second = applying(github, first.outputs["plan_id"], "apply")
+
+    assert not done
+    for ran in (first.ran[0], second.ran[-1]):
+        assert COMMAND in ran.out
+        assert "::stop-commands::" in ran.out
+    assert [commands(ran.out) for ran in first.ran + second.ran] == [[]] * (
+        len(first.ran) + len(second.ran)
+    )
+
+
 HOSTILE = ("$(touch owned)", "`id`", "'; exit 0; '", "--help", "-o", 'a"b', "x\ny")
 
 
