@@ -1,6 +1,7 @@
 """A plan's review in a pull request: whose comment is taken, what it says, what it keeps."""
 
 import json
+import os
 import re
 import socket
 from pathlib import Path
@@ -37,8 +38,9 @@ def plan(hdev, home):
 
 @pytest.fixture
 def token(home, monkeypatch):
-    for name in ("GITHUB_TOKEN", "GH_TOKEN", "GITLAB_TOKEN", "GITLAB_CI", "CI_JOB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [*os.environ]:
+        if name.startswith(("CI_", "GH_", "GITLAB_")):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("GITHUB_TOKEN", TOKEN)
     monkeypatch.setenv("GITLAB_TOKEN", TOKEN)
 
@@ -233,7 +235,13 @@ def test_a_hostile_plan_breaks_out_of_nothing_and_forges_no_marker(hdev, plan, f
         if child.type not in ("fence", "code_block", "code_inline", "inline")
     ]
     active = [text for kind, text in visible if kind.startswith(("html", "link", "image"))]
-    assert [text.partition(" slot=")[0] for text in active] == ["<!-- hdev-comment/1"]
+    assert [text.partition(" slot=")[0] for text in active if "hdev-comment" in text] == [
+        "<!-- hdev-comment/1"
+    ]
+    assert not any(
+        sign in text for text in active for sign in ("img", "onerror", "evil", "hdev-comment-1")
+    )
+    assert not any(kind.startswith(("link", "image")) for kind, _ in visible)
     assert not any("@everyone" in text or "#1" in text for _, text in visible)
 
 
@@ -381,6 +389,17 @@ def test_a_redirect_never_takes_the_token_elsewhere(hdev, plan, github, method):
     assert github.fired
     assert result.status == 9
     assert other.requests == []
+
+
+def test_a_redirect_of_a_write_is_not_followed_within_the_origin_either(hdev, plan, github):
+    location = {"Location": f"{github.origin}/moved"}
+    github.script["POST", "/comments"] = (307, {"message": "Temporary Redirect"}, location)
+    result = hdev("ci", "comment", plan(), *github.flags)
+
+    assert github.fired
+    assert result.status == 9
+    assert "--repository" in result.err
+    assert not any("/moved" in request.path for request in github.requests)
 
 
 def test_a_forge_that_is_down_is_exit_9(hdev, plan, token):

@@ -171,6 +171,19 @@ def test_a_plan_that_was_not_approved_is_not_applied(github, memory, job):
     assert tree_of(memory.root) == before
 
 
+def test_a_plan_that_changes_behind_the_check_is_not_applied(github, memory):
+    """The step that applies binds the plan id by itself."""
+    planned(github)
+    runner = github.runner()
+    action = yaml.safe_load((ROOT / ".github/actions/hdev-apply/action.yml").read_text())
+    inputs = {"plan": "hdev-plan", "expect": "sha256:" + "0" * 64, "apply": "true"}
+    (step,) = [step for step in action["runs"]["steps"] if step.get("id") == "apply"]
+    runner.steps([step], {**runner.contexts, "inputs": inputs}, {})
+
+    assert [ran.status for ran in runner.ran] == [8]
+    assert tree_of(memory.root)["both.md"] == b"as it was"
+
+
 def test_pre_images_of_a_public_repository_are_no_artifact(github):
     plan_id = planned(github).outputs["plan_id"]
     runner = github.runner(event={"repository": {"default_branch": "main", "private": False}})

@@ -163,7 +163,8 @@ def _refused(answer: Answer, why: str) -> BackendError:
                 "The token may not do that.",
                 why=why,
                 hint="Give the job the permission to write to pull requests (GitHub: "
-                "`pull-requests: write`; GitLab: scope `api`). A pull request of a fork gets none.",
+                "`pull-requests: write`, and `issues: write` to make a label that is not there "
+                "yet; GitLab: scope `api`). A pull request of a fork gets none.",
             )
         case 404:
             return BackendError(
