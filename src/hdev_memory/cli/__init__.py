@@ -41,6 +41,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config check": ("config:config_check", "Check the configuration."),
     "backend check": ("backend:backend_check", "Check that a store keeps a backend's promises."),
     "schema": ("schema:schema", "Print a JSON Schema of what this program writes."),
+    "ci comment": ("ci:ci_comment", "Write the review of a plan into its pull request."),
+    "ci summary": ("ci:ci_summary", "Add the review of a plan to the summary of a job."),
+    "ci outputs": ("ci:ci_outputs", "Tell the later steps of a pipeline about a plan."),
+    "ci labels": ("ci:ci_labels", "Label a pull request with what its plan does."),
+    "ci report": ("ci:ci_report", "Write the report that GitLab's widget shows."),
     "demo": ("demo:demo", "Show the whole workflow on a throw-away example."),
 }
 """Command -> (module:function, help line); `hdev --help` lists groups behind the others."""
@@ -49,6 +54,7 @@ GROUPS = {
     "audit": "Check and show audit logs.",
     "backend": "Put a store through the promises of a backend.",
     "backups": "List and remove pre-images.",
+    "ci": "Bring a plan into the review of a pull request.",
     "config": "Look at the configuration.",
     "lock": "See and break the lock on a memory.",
 }
