@@ -230,7 +230,7 @@ BUGS = (
         "P6",
         (
             (
-                "plandir.py",
+                "auditlog.py",
                 "                        self._cut(whole, torn)\n",
                 "                        pass\n",
             ),
