@@ -16,6 +16,8 @@ TEST_TOOLS = (
     "pytest-randomly",
     "pytest-timeout",
     "pytest-xdist",
+    "requests",
+    "schemathesis",
     "syrupy",
     "trustme",
 )

@@ -48,6 +48,7 @@ from hdev_memory.server.lease import (
 )
 from hdev_memory.server.store import Refused, Store, listing, search, tree
 
+OPENAPI = Path(__file__).with_name("openapi.json")
 DEFAULT_MAX_ENTRY_BYTES = 1024 * 1024
 BODY_SECONDS = 30.0
 """For the whole body of a request, and one more for each 64 KiB of it."""
@@ -114,40 +115,27 @@ def create_app(
     )
     app = Starlette(
         routes=[
-            Route("/api/health", server.health, methods=["GET"]),
-            Route("/api/memory/tree", server.guarded(server.tree), methods=["GET"]),
-            Route("/api/memory/search", server.guarded(server.search), methods=["GET"]),
-            Route("/api/memory/entry/{path:path}", server.guarded(server.entry), methods=["GET"]),
-            Route(
+            _route("/openapi.json", GET=server.openapi),
+            _route("/api/health", GET=server.health),
+            _route("/api/memory/tree", GET=server.guarded(server.tree)),
+            _route("/api/memory/search", GET=server.guarded(server.search)),
+            _route(
                 "/api/memory/entry/{path:path}",
-                server.guarded(server.put, "write"),
-                methods=["PUT"],
+                GET=server.guarded(server.entry),
+                PUT=server.guarded(server.put, "write"),
+                DELETE=server.guarded(server.delete, "write"),
             ),
-            Route(
-                "/api/memory/entry/{path:path}",
-                server.guarded(server.delete, "write"),
-                methods=["DELETE"],
-            ),
-            Route("/api/audit", server.guarded(server.audit, "audit"), methods=["GET"]),
-            Route("/api/locks/target", server.guarded(server.lock), methods=["GET"]),
-            Route(
+            _route("/api/audit", GET=server.guarded(server.audit, "audit")),
+            _route(
                 "/api/locks/target",
-                server.guarded(server.take_lock, "write"),
-                methods=["PUT"],
+                GET=server.guarded(server.lock),
+                PUT=server.guarded(server.take_lock, "write"),
+                DELETE=server.guarded(server.drop_lock, "write"),
             ),
-            Route(
-                "/api/locks/target",
-                server.guarded(server.drop_lock, "write"),
-                methods=["DELETE"],
-            ),
-            Route("/api/memory/backup", server.guarded(_no_s3, "write"), methods=["POST"]),
-            Route("/api/memory/restore", server.guarded(_no_s3, "write"), methods=["POST"]),
-            Route("/api/memory/backups", server.guarded(_no_s3), methods=["GET"]),
-            Route(
-                "/api/memory/backup/{key:path}",
-                server.guarded(_no_s3, "write"),
-                methods=["DELETE"],
-            ),
+            _route("/api/memory/backup", POST=server.guarded(_no_s3, "write")),
+            _route("/api/memory/restore", POST=server.guarded(_no_s3, "write")),
+            _route("/api/memory/backups", GET=server.guarded(_no_s3)),
+            _route("/api/memory/backup/{key:path}", DELETE=server.guarded(_no_s3, "write")),
         ],
         exception_handlers={
             HTTPException: _detail,
@@ -159,6 +147,16 @@ def create_app(
     )
     app.state.access = access
     return app
+
+
+def _route(path: str, **handlers: Handler) -> Route:
+    """All methods of a path as one route, so that a 405 names them all."""
+
+    async def handle(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await handlers[method](request)
+
+    return Route(path, handle, methods=list(handlers))
 
 
 async def _detail(request: Request, error: Exception) -> Response:
@@ -216,6 +214,7 @@ class _Server:
         self._strict = require_preconditions
         self._body_seconds = body_seconds
         self._now = now
+        self._openapi = OPENAPI.read_bytes()
 
     def guarded(self, handler: Handler, role: Role = "read") -> Handler:
         """The handler behind the check of the key, before the body is looked at."""
@@ -228,6 +227,9 @@ class _Server:
             return await handler(request)
 
         return checked
+
+    async def openapi(self, request: Request) -> Response:
+        return Response(self._openapi, media_type="application/json")
 
     async def health(self, request: Request) -> Response:
         backend = self._store.backend

@@ -86,18 +86,19 @@ def read(path: Path) -> Found:
     except OSError as error:
         why = "it is a link" if path.is_symlink() else f"{error.strerror}"
         raise _unusable(path, why) from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise _unusable(path, "it is no regular file")
         if found.st_mode & 0o022 or found.st_uid not in (0, os.geteuid()):
             raise _unusable(path, "other users can write to it")
-        try:
-            text = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise _unusable(path, f"{error.strerror}") from None
-    if len(text) > MAX_BYTES:
-        raise _unusable(path, f"it is larger than {MAX_BYTES} bytes")
+        if found.st_size > MAX_BYTES:
+            raise _unusable(path, f"it is larger than {MAX_BYTES} bytes")
+        text = os.read(descriptor, MAX_BYTES)
+    except OSError as error:
+        raise _unusable(path, f"{error.strerror}") from None
+    finally:
+        os.close(descriptor)
     return Found(keys=_decoded(path, text), mark=_mark(found), readable=bool(found.st_mode & 0o044))
 
 
