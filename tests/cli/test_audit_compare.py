@@ -3,14 +3,20 @@
 import json
 
 import httpx
+import msgspec
 import pytest
 from tests.conftest import put_entry
+from tests.emulation import existing_server
 from tests.emulation.existing_server import ExistingServer
 from tests.processes import MemoryServer
 
+from hdev_memory.backends.base import Secret
+from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.core import audit
 from hdev_memory.server import keysfile
+from hdev_memory.server.app import create_app
 from hdev_memory.server.audit import AUDIT_FILE
+from hdev_memory.server.run import serve_in_thread
 
 MADE = "2020-01-01T00:00:00Z"
 
@@ -59,7 +65,7 @@ def rechained(lines, change):
     for record in (json.loads(line) for line in lines):
         changed = change(record)
         if changed is not None:
-            line, head = audit.link(audit.msgspec.convert(changed, audit.Write), head)
+            line, head = audit.link(msgspec.convert(changed, audit.Write), head)
             made.append(line)
     return b"".join(made)
 
@@ -194,3 +200,28 @@ def test_a_server_without_a_log_and_a_folder_are_told_in_words(world, tmp_path):
 
     assert (without.status, folder.status, nowhere.status) == (9, 64, 9)
     assert "keeps no audit log" in without.err
+
+
+def listening(app, heard):
+    """The app, and in `heard` the names of the headers that it was sent."""
+
+    async def heard_app(scope, receive, send):
+        heard.extend(name for name, _ in scope.get("headers", ()))
+        await app(scope, receive, send)
+
+    return heard_app
+
+
+@pytest.mark.parametrize("which", ["ours", "theirs"])
+def test_only_our_server_is_told_of_the_plan(world, tmp_path, which):
+    heard = []
+    (tmp_path / "served").mkdir()
+    if which == "ours":
+        store = FilesystemBackend(str(tmp_path / "served"), must_exist=True)
+        app = create_app(store, store_id="heard", api_key=Secret("write-key"))
+    else:
+        app = existing_server.create_app(tmp_path / "served", "write-key", existing_server.Faults())
+    with serve_in_thread(listening(app, heard)) as url:
+        world.apply(url)
+
+    assert (b"hdev-plan" in heard, b"hdev-run" in heard) == ((which == "ours"),) * 2

@@ -10,8 +10,9 @@ from starlette.exceptions import HTTPException
 from tests.conftest import tree_of
 from tests.processes import MemoryServer
 
-from hdev_memory.backends.base import Secret
-from hdev_memory.errors import ConfigError
+from hdev_memory.backends.base import Secret, Where
+from hdev_memory.backends.http import HttpBackend
+from hdev_memory.errors import BackendError, ConfigError
 from hdev_memory.server import keysfile
 from hdev_memory.server.access import Access
 from hdev_memory.server.attempts import ADDRESSES, BURST, SECONDS, Attempts
@@ -144,6 +145,16 @@ def until(look, wanted, tries=2000):
         if (found := look()) == wanted:
             return found
     return found
+
+
+def test_whoever_has_to_wait_is_told_so_by_the_client(tmp_path):
+    with keyed(tmp_path) as server:
+        for number in range(BURST):
+            ask(server.url, "GET", "/api/memory/tree", f"guess {number}")
+        with pytest.raises(BackendError) as refused:
+            HttpBackend(Where("http", server.url, Secret("reads"), handshake=50.0, timeout=50.0))
+
+    assert refused.value.what == "The memory server asks to come later."
 
 
 # In this process, with clocks of our own
@@ -319,7 +330,7 @@ def test_a_file_in_which_every_key_is_revoked_lets_nobody_in(world):
     keysfile.revoke(world.path, "a", PAST)
     access = world.access()
 
-    assert (access.open, name(access, None), name(access, "a")) == (False, 401, 401)
+    assert (name(access, None), name(access, "a")) == (401, 401)
 
 
 def test_after_many_wrong_keys_a_right_one_that_was_not_seen_there_has_to_wait_too(world):

@@ -127,6 +127,12 @@ class HttpBackend(Whole):
                 why=failure("GET", "/api/memory/tree", "403") + ".",
                 hint="Give a key that may read.",
             )
+        if tree.status == 429:
+            raise BackendError(
+                "The memory server asks to come later.",
+                why=failure("GET", "/api/memory/tree", f"429 {tree.cause}") + ".",
+                hint="Wait a little, and run the command again.",
+            )
         if health.body["healthy"] is not True:
             raise BackendError(
                 "The memory server is not healthy.",

@@ -102,16 +102,6 @@ class Access:
         if there:
             self._read()
 
-    @property
-    def open(self) -> bool:
-        """Whether everybody may do everything, because there are no keys."""
-        return self._open
-
-    @property
-    def writers(self) -> bool:
-        """Whether any key may write now."""
-        return any("write" in held.client.roles for held in self._good())
-
     def look_again(self) -> None:
         """Look at the file at the next request, however soon that is."""
         self._looked = None
