@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hdev_memory import plandir
 from hdev_memory.cli import demo, steps
 from hdev_memory.config import EndFlags, load, resolve
 from hdev_memory.review import document, terminal
@@ -33,15 +32,15 @@ def main() -> None:
             steps.opened_ends(resolved.source, resolved.target) as ends,
             steps.make_plan(resolved, ends, wish, place, place.parent) as opened,
         ):
-            draw(opened)
+            draw(steps.Reviewer(ends)(opened, "example"))
     (place / "approvals" / ".gitkeep").touch()
 
 
-def draw(opened: plandir.OpenPlan) -> None:
+def draw(described: document.Document) -> None:
     """The review, recorded by rich, as an SVG."""
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=88, force_terminal=True, file=nowhere, highlight=False)
-        terminal.draw(document.describe(opened, name="example"), console)
+        terminal.draw(described, console)
         svg = console.export_svg(title="hdev show plans/example", unique_id="review")
     (ROOT / "docs" / "review.svg").write_text(svg)
 

@@ -32,12 +32,11 @@ class Json(Text):
 def plan(request, tmp_path):
     """(opened plan, document)."""
     if request.param == "ordinary":
-        made, changes = plans.opened(tmp_path, plans.ORDINARY), plans.CHANGES
+        made = plans.opened(tmp_path, plans.ORDINARY)
     else:
         made = plans.opened(tmp_path, plans.hostile(), plans.BIDI, plans.FENCES)
-        changes = plans.NOTHING
     with made:
-        yield made, document.describe(made, name="p", changes=changes)
+        yield made, plans.described(made)
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -100,7 +99,7 @@ def test_keys_that_differ_in_spaces_alone_look_different(tmp_path):
     keys = sorted(("a b", "a  b", "a b ", " a b", "a  b "))
     actions = tuple(Create(key=key, after=plans.ONE, reason="new") for key in keys)
     with plans.opened(tmp_path, actions) as opened:
-        text = terminal.render(document.describe(opened, name="p"), width=100, colour=False)
+        text = terminal.render(plans.described(opened), width=100, colour=False)
     shown = {" ".join(line.split()) for line in text.splitlines() if line.startswith("  +")}
 
     assert len(shown) == len(keys)
@@ -116,24 +115,9 @@ def test_json_is_ascii_and_holds_every_action(plan):
 @pytest.mark.parametrize("trick", plans.TRICKS)
 def test_every_trick_is_shown_inert_and_whole(tmp_path, trick):
     with plans.opened(tmp_path, plans.hostile()) as opened:
-        text = markdown.render(document.describe(opened, name="p"))
+        text = markdown.render(plans.described(opened))
 
     assert inert(trick) in text
-
-
-def test_metadata_is_shown_with_its_entry_and_what_was_not_looked_at_is_counted(tmp_path):
-    with plans.opened(tmp_path, plans.ORDINARY) as opened:
-        described = document.describe(opened, name="p", changes=plans.CHANGES)
-    for text in (
-        terminal.render(described, width=80, colour=False),
-        markdown.render(described),
-    ):
-        entry = text[text.index("~ overwrite") if "~ overwrite" in text else 0 :]
-        about = entry.partition("notes/old")[2].partition("\n\n")[0]
-
-        assert 'owner: "ops" -> "sre"' in about
-        assert 'tags: added "x"' in about
-        assert "not shown for 3 further overwrites" in " ".join(text.split())
 
 
 def many(kind_of, count):
@@ -165,7 +149,7 @@ def test_a_bounded_review_keeps_within_its_bytes_and_counts_what_it_leaves_out(
     tmp_path, form, max_bytes
 ):
     with plans.opened(tmp_path, many(create, 300) + many(delete, 60)) as opened:
-        described = document.describe(opened, name="p", limit=None)
+        described = plans.described(opened, limit=None)
     text = bounded.fit(described, RENDERERS[form], max_bytes)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     shown = {kind: len(re.findall(rf"^ *[+-] +{key}/\d", plain, re.M)) for kind, key in
@@ -189,7 +173,7 @@ def test_rows_and_what_is_left_out_add_up_to_every_action_that_is_asked_for(
 ):
     made = many(create, 30) + many(delete, 9) + many(skip, 20)
     with plans.opened(tmp_path, made) as opened:
-        described = document.describe(opened, name="p", limit=limit, only=only, key=key)
+        described = plans.described(opened, limit=limit, only=only, key=key)
     for kind, its in (("create", Create), ("delete", Delete), ("skip", Skip)):
         asked = [
             action.key
@@ -206,7 +190,7 @@ def test_rows_and_what_is_left_out_add_up_to_every_action_that_is_asked_for(
 
 def test_as_much_is_shown_as_fits(tmp_path):
     with plans.opened(tmp_path, many(create, 300)) as opened:
-        described = document.describe(opened, name="p", limit=None)
+        described = plans.described(opened, limit=None)
     sizes = [len(bounded.fit(described, markdown.render, limit)) for limit in (3000, 6000, 9000)]
 
     assert all(

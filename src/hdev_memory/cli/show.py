@@ -49,7 +49,7 @@ def show(
 ) -> int:
     """Show a plan for review. The plan is checked to its last byte before anything is shown."""
     from hdev_memory import plandir
-    from hdev_memory.cli import context
+    from hdev_memory.cli import context, steps
     from hdev_memory.errors import UsageError
     from hdev_memory.review import bounded, document, json, markdown, terminal
 
@@ -66,7 +66,8 @@ def show(
         else:
             described = document.describe(
                 opened,
-                name=opened.folder.name,
+                document.head(opened, name=opened.folder.name),
+                steps.unread(opened),
                 limit=None if full else 200,
                 only=only,
                 key=key,

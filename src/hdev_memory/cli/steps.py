@@ -37,7 +37,7 @@ from hdev_memory.cli.progress import Shown
 from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings, resolve
 from hdev_memory.core.plan import End, Limits, Options, Provenance
 from hdev_memory.errors import HdevError, LockedError, PlanError, UsageError
-from hdev_memory.review import document, markdown, metadata
+from hdev_memory.review import document, markdown, metadata, reading
 from hdev_memory.review.inert import inert
 
 DEFAULT_EXPIRY = "7d"
@@ -146,23 +146,28 @@ def opened_ends(source: ResolvedEnd, target: ResolvedEnd) -> Iterator[tuple[Back
 
 
 class Reviewer:
-    """Describes a new plan, once for each name: the file and the screen show the same rows.
+    """Describes a new plan, once: the file and the screen show the same rows.
 
-    Differences of metadata are read from both ends the first time.
+    What the entries hold is read from both ends the first time.
     """
 
     def __init__(self, ends: tuple[Backend, Backend], *, content: bool = True) -> None:
         self._ends = ends
-        self._changes = None if content else metadata.NONE
-        self._described: dict[tuple[str, str], document.Document] = {}
+        self._content = content
+        self._described: dict[str, document.Document] = {}
 
     def __call__(self, opened: plandir.OpenPlan, name: str) -> document.Document:
-        which = (opened.plan.plan_id, name)
+        which = opened.plan.plan_id
         if which not in self._described:
-            if self._changes is None:
-                self._changes = metadata.of_plan(opened, *self._ends)
-            self._described = {which: document.describe(opened, name=name, changes=self._changes)}
+            looked = reading.read(opened, *self._ends) if self._content else unread(opened)
+            heading = document.head(opened, name=name)
+            self._described = {which: document.describe(opened, heading, looked)}
         return self._described[which]
+
+
+def unread(opened: plandir.OpenPlan) -> reading.Looked:
+    """What a review says of the entries when it was told to leave their contents out."""
+    return reading.unread(opened, "Contents are left out of this review.")
 
 
 def make_plan(

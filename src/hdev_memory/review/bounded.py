@@ -97,5 +97,5 @@ def _roughly(document: Document, max_bytes: int) -> Document:
 
 def _least(row: Row) -> int:
     """Bytes that a row takes in any rendering, at the very least (folding may eat spaces)."""
-    texts = (row.key, row.reason, *row.details, sizes(row))
+    texts = (row.key, row.reason, sizes(row))
     return sum(_size(text.replace(" ", "")) for text in texts) + 1

@@ -12,18 +12,19 @@ def render(document: Document) -> str:
     lines = [
         "# Review of a memory migration plan",
         "",
-        f"**{totals(document.summary)}** {rest(document.summary)}",
+        f"**{totals(document.heading.summary)}** {rest(document.heading.summary)}",
         *(["", f"**{cut(document)}**"] if cut(document) else []),
         "",
         *_fenced(
             [
-                f"source  {document.source.kind}  {document.source.location}",
-                f"target  {document.target.kind}  {document.target.location}",
-                f"        {document.target.promises}",
-                f"options {document.options}",
-                f"made    {document.created}, expires {document.expires or 'never'}",
-                f"plan id {document.plan_id}",
-                f"effect  sha256:{document.effect}",
+                f"source  {document.heading.source.kind}  {document.heading.source.location}",
+                f"target  {document.heading.target.kind}  {document.heading.target.location}",
+                f"        {document.heading.target.promises}",
+                f"options {document.heading.options}",
+                f"made    {document.heading.created}",
+                f"expires {document.heading.expires or 'never'}",
+                f"plan id {document.heading.plan_id}",
+                f"effect  sha256:{document.heading.effect}",
             ]
         ),
     ]
@@ -37,15 +38,19 @@ def render(document: Document) -> str:
         if document.omitted[kind]:
             lines += [f"**{document.omitted[kind]} more to {kind} are not shown here.**", ""]
         lines.pop()
-    if document.findings:
-        lines += ["", "## Notes", "", *_fenced(list(document.findings))]
+    if document.heading.findings:
+        lines += [
+            "",
+            "## Notes",
+            "",
+            *_fenced([finding.text for finding in document.heading.findings]),
+        ]
     lines += ["", "The plan id covers everything, also what is not shown here.", ""]
     return "\n".join(lines)
 
 
 def _lines(row: Row) -> list[str]:
-    first = f"{SYMBOLS[row.kind]} {row.key}  {sizes(row)}  ({row.reason})"
-    return [first, *(f"    metadata  {line}" for line in row.details)]
+    return [f"{SYMBOLS[row.kind]} {row.key}  {sizes(row)}  ({row.reason})"]
 
 
 def _fenced(lines: list[str]) -> list[str]:

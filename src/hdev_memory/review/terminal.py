@@ -39,7 +39,7 @@ def render(document: Document, *, width: int, colour: bool, stat: bool = False) 
 
 def draw(document: Document, console: Console, *, stat: bool = False) -> None:
     """Print the review on a console; the README's picture is made by giving one that records."""
-    console.print(Text(totals(document.summary), style="bold"))
+    console.print(Text(totals(document.heading.summary), style="bold"))
     if not stat and cut(document):
         console.print(Text(cut(document), style="bold red"))
     console.print(_head(document))
@@ -48,25 +48,27 @@ def draw(document: Document, console: Console, *, stat: bool = False) -> None:
             if document.rows[kind] or document.omitted[kind]:
                 console.print()
                 _block(document, kind, console)
-    for finding in document.findings:
+    for finding in document.heading.findings:
         console.print()
-        console.print(Text(f"Note: {finding}"))
+        console.print(Text(f"Note: {finding.text}"))
     console.print()
-    console.print(Text(totals(document.summary), style="bold"))
-    console.print(Text(rest(document.summary)))
-    console.print(Text(f"Plan id {document.plan_id}"), soft_wrap=True)
+    console.print(Text(totals(document.heading.summary), style="bold"))
+    console.print(Text(rest(document.heading.summary)))
+    console.print(Text(f"Plan id {document.heading.plan_id}"), soft_wrap=True)
 
 
 def _head(document: Document) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
-    for side, end in (("source", document.source), ("target", document.target)):
+    for side, end in (("source", document.heading.source), ("target", document.heading.target)):
         table.add_row(side, Text(f"{end.kind:10}  {end.location}"))
-    table.add_row("", Text(document.target.promises, style="dim"))
-    table.add_row("options", Text(document.options))
-    until = f", expires {document.expires}" if document.expires else ", does not expire"
-    table.add_row("made", Text(f"{document.created}{until}"))
+    table.add_row("", Text(document.heading.target.promises, style="dim"))
+    table.add_row("options", Text(document.heading.options))
+    until = (
+        f", expires {document.heading.expires}" if document.heading.expires else ", does not expire"
+    )
+    table.add_row("made", Text(f"{document.heading.created}{until}"))
     return table
 
 
@@ -84,7 +86,7 @@ def _block(document: Document, kind: str, console: Console) -> None:
             symbol,
             Text(row.key, style=STYLES[kind]),
             Text(sizes(row)),
-            Text("\n".join((row.reason, *row.details)), style="dim"),
+            Text(row.reason, style="dim"),
         )
     if document.rows[kind]:
         console.print(table)
