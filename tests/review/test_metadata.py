@@ -11,7 +11,7 @@ from tests.review.plans import TRICKS
 
 from hdev_memory.core.digest import canonical_json
 from hdev_memory.review.inert import inert
-from hdev_memory.review.metadata import differences
+from hdev_memory.review.metadata import MAX_CHANGES, differences
 
 LEAF = st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.5, 1.0, "", "a", "1"])
 JSON = st.recursive(
