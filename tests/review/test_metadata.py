@@ -109,14 +109,15 @@ def work(home):
     return work
 
 
-def test_a_plan_shows_the_metadata_of_overwrites_without_bookkeeping(hdev, work):
+def test_a_plan_shows_the_metadata_of_overwrites_and_tells_bookkeeping_apart(hdev, work):
     result = hdev("plan", "filesystem:source", "filesystem:target", "--overwrite", "-o", "p")
     review = (work / "p/review.md").read_text()
 
     for text in (result.out, review):
         assert text.count('owner: "ops" -> "sre"') == 1
         for word in ("created", "updated", "version"):
-            assert f"{word}:" not in text
+            assert f" {word}:" in text
+            assert f"metadata {word}:" not in text
     assert "sre" not in (work / "p/plan.json").read_text()
 
 

@@ -152,7 +152,7 @@ def test_a_bounded_review_keeps_within_its_bytes_and_counts_what_it_leaves_out(
         described = plans.described(opened, limit=None)
     text = bounded.fit(described, RENDERERS[form], max_bytes)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    shown = {kind: len(re.findall(rf"^ *[+-] +{key}/\d", plain, re.M)) for kind, key in
+    shown = {kind: len(re.findall(rf"^ *[+-] +(?:\d+\. )?{key}/\d", plain, re.M)) for kind, key in
              (("create", "key"), ("delete", "zkey"))}  # fmt: skip
 
     assert len(text.encode()) <= max_bytes

@@ -6,7 +6,6 @@ Every text in it is inert; renderers decide only how it looks.
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterator
 from typing import assert_never
@@ -18,7 +17,7 @@ from hdev_memory.core.entry import Value
 from hdev_memory.core.plan import End, Finding, Summary
 from hdev_memory.plandir import OpenPlan
 from hdev_memory.review.inert import inert
-from hdev_memory.review.reading import Details, Looked, kind_of
+from hdev_memory.review.reading import Details, Looked, asked, kind_of
 
 KINDS = ("create", "overwrite", "blocked", "skip", "delete")
 """In the order of a review in a terminal; deletes come last, as they run last."""
@@ -147,9 +146,7 @@ def describe(
     for action in opened.actions():
         kind = kind_of(action)
         left[kind] -= 1
-        if (only is not None and kind != only) or (
-            key is not None and not fnmatch.fnmatchcase(action.key, key)
-        ):
+        if not asked(action, only, key):
             continue
         if limit is not None and kind not in NEVER_CUT and len(rows[kind]) >= limit:
             omitted[kind] += 1  # without a row: making one costs ten times as much as counting it
@@ -266,9 +263,38 @@ def cut(document: Document) -> str:
 
 def unread(document: Document) -> str:
     """Which contents were not looked at, and why, in one or two sentences; empty when all were."""
+    return " ".join(filter(None, (hidden(document), document.why)))
+
+
+def hidden(document: Document) -> str:
+    """Which contents are not shown, by kind, in words of ours alone; empty when all are."""
     parts = [f"{document.unread[kind]} {kind}" for kind in GRAVEST if document.unread.get(kind)]
-    told = f"CONTENTS NOT SHOWN HERE: of {', '.join(parts)}." if parts else ""
-    return " ".join(filter(None, (told, document.why)))
+    return f"CONTENTS NOT SHOWN HERE: of {', '.join(parts)}." if parts else ""
+
+
+def drifted(document: Document) -> str:
+    """How many of the rows are not as planned any more, in one sentence; empty when none is."""
+    count = sum(
+        row.details is not None and row.details.drift != ""
+        for rows in document.rows.values()
+        for row in rows
+    )
+    if not count:
+        return ""
+    entries = "1 entry is" if count == 1 else f"{count} entries are"
+    return f"DRIFT: {entries} not as planned any more; an apply would refuse."
+
+
+def warnings(document: Document) -> list[str]:
+    """What a reader must not miss, in words of ours alone, one sentence each."""
+    return [text for text in (drifted(document), cut(document), hidden(document)) if text]
+
+
+def lines_changed(details: Details | None) -> str:
+    """`-2 +1`: whole lines of content that go and come; empty where the content stays."""
+    if details is None or details.content is None:
+        return ""
+    return f"-{details.content.removed} +{details.content.added}"
 
 
 def size(count: int | None) -> str:

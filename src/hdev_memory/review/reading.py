@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 from hdev_memory.backends.base import Reader, Scope, Unknown, state_of
-from hdev_memory.core.diff import AnyAction, Create, Delete, Overwrite, Skip, needed
+from hdev_memory.core.diff import AnyAction, Blocked, Create, Delete, Overwrite, Skip, needed
 from hdev_memory.core.entry import Absent, Entry, Metadata, Normalisation, State, Unreadable, Value
 from hdev_memory.errors import HdevError
 from hdev_memory.plandir import OpenPlan
@@ -78,13 +79,22 @@ def unread(opened: OpenPlan, why: str) -> Looked:
     return Looked(details={}, left={}, twins=_twins(opened, ()), why=inert(why))
 
 
-def read(opened: OpenPlan, source: Reader, target: Reader, bounds: Bounds = BRIEF) -> Looked:
+def read(
+    opened: OpenPlan,
+    source: Reader,
+    target: Reader,
+    bounds: Bounds = BRIEF,
+    *,
+    only: str | None = None,
+    key: str | None = None,
+) -> Looked:
     """Read and compare the entries of a plan, as far as the bounds go. Never writes.
 
-    An end that fails on the way ends the reading; what was read is shown, and `why` is set.
+    `only` and `key` as in `asked`. An end that fails on the way ends the reading; what was read is
+    shown, and `why` is set.
     """
     options = opened.plan.head.options
-    chosen, left = _chosen(opened, bounds)
+    chosen, left = _chosen(opened, bounds, only, key)
     details: dict[str, Details] = {}
     room = bounds.all_lines
     why = ""
@@ -121,25 +131,38 @@ def kind_of(action: AnyAction) -> str:
     return type(action).__name__.lower()
 
 
-def _chosen(opened: OpenPlan, bounds: Bounds) -> tuple[list[Readable], dict[str, int]]:
-    """The actions that are looked at, and how many are not, by kind. One pass for each kind."""
+def asked(action: AnyAction, only: str | None, key: str | None) -> bool:
+    """Whether an action is of the kind `only`, and its key matches the glob `key`; None is any."""
+    return (only is None or kind_of(action) == only) and (
+        key is None or fnmatch.fnmatchcase(action.key, key)
+    )
+
+
+def _chosen(
+    opened: OpenPlan, bounds: Bounds, only: str | None, key: str | None
+) -> tuple[list[Readable], dict[str, int]]:
+    """The actions that are looked at, and how many are not, by kind."""
+    first: dict[type[Readable], list[Readable]] = {kind: [] for kind in _ORDER}
+    counts = dict.fromkeys(_ORDER, 0)
+    for action in opened.actions():
+        if isinstance(action, Blocked) or not asked(action, only, key):
+            continue
+        counts[type(action)] += 1
+        if len(first[type(action)]) < bounds.entries:
+            first[type(action)].append(action)
     chosen: list[Readable] = []
     left: dict[str, int] = {}
-    count, taken = 0, 0
-    summary = opened.plan.tail.summary
+    taken = 0
     for kind in _ORDER:
-        total = getattr(summary, kind.__name__.lower())
         seen = 0
-        for action in opened.actions() if total and count < bounds.entries else ():
-            if not isinstance(action, kind):
-                continue
-            size = sum(s.bytes for s in _states(action) if s is not None)
-            if count >= bounds.entries or taken + size > bounds.bytes:
+        for action in first[kind]:
+            taken += sum(state.bytes for state in _states(action) if state is not None)
+            if len(chosen) == bounds.entries or taken > bounds.bytes:
                 break
             chosen.append(action)
-            seen, count, taken = seen + 1, count + 1, taken + size
-        if total > seen:
-            left[kind.__name__.lower()] = total - seen
+            seen += 1
+        if counts[kind] > seen:
+            left[kind.__name__.lower()] = counts[kind] - seen
     return chosen, left
 
 
