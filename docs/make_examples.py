@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from hdev_memory.cli import demo, steps
 from hdev_memory.config import EndFlags, load, resolve
@@ -40,7 +41,8 @@ def draw(described: document.Document) -> None:
     """The review, recorded by rich, as an SVG."""
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=88, force_terminal=True, file=nowhere, highlight=False)
-        terminal.draw(described, console)
+        for line in terminal.render(described, width=88, colour=True).splitlines():
+            console.print(Text.from_ansi(line))
         svg = console.export_svg(title="hdev show plans/example", unique_id="review")
     (ROOT / "docs" / "review.svg").write_text(svg)
 

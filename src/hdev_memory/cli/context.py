@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,12 @@ def home() -> Path:
 def say(text: str = "") -> None:
     """A line of result on stdout."""
     print(text)
+
+
+def say_parts(parts: Iterable[str]) -> None:
+    """A result that comes in parts, with its own line ends; the first is shown at once."""
+    for number, part in enumerate(parts):
+        print(part, end="", flush=number == 0)
 
 
 def warn(text: str) -> None:

@@ -100,26 +100,39 @@ def verify(lines: Iterable[bytes]) -> Iterator[tuple[Record, Headmark]]:
     """
     head = EMPTY
     for number, line in enumerate(lines, start=1):
-        if not line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
-            raise _tampered(number, "it does not end as a record does")
-        text = line[:-1]
-        try:
-            record = _decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise _tampered(number, f"it is no record ({error})") from None
-        if _encode(record) != text:
-            raise _tampered(number, "it is not in canonical form")
+        record, behind = _record(line, number)
         if record.seq != head.seq + 1:
             raise _tampered(number, f"it has seq {record.seq} where {head.seq + 1} must stand")
         if record.prev != head.digest:
             raise _tampered(number, "it does not follow from the line before it")
-        head = Headmark(seq=record.seq, digest=sha256(text))
+        head = behind
         yield record, head
 
 
-def _tampered(number: int, why: str) -> AuditError:
+def head_of(line: bytes) -> tuple[Record, Headmark]:
+    """The record in the last line of a log, and the log's head; nothing before it is checked.
+
+    Raises AuditError when the line is no record.
+    """
+    return _record(line, None)
+
+
+def _record(line: bytes, number: int | None) -> tuple[Record, Headmark]:
+    if not line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
+        raise _tampered(number, "it does not end as a record does")
+    text = line[:-1]
+    try:
+        record = _decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _tampered(number, f"it is no record ({error})") from None
+    if _encode(record) != text:
+        raise _tampered(number, "it is not in canonical form")
+    return record, Headmark(seq=record.seq, digest=sha256(text))
+
+
+def _tampered(number: int | None, why: str) -> AuditError:
     return AuditError(
         "The audit log was edited or damaged.",
-        why=f"Line {number}: {why}.",
+        why=f"{'The last line' if number is None else f'Line {number}'}: {why}.",
         hint="Compare it with another copy or with the receipt; it proves nothing as it is.",
     )

@@ -160,6 +160,12 @@ def describe(
     )
 
 
+def bare(heading: Heading) -> Document:
+    """The document without the actions: its totals, ends and findings."""
+    none: dict[str, list[Row]] = {kind: [] for kind in KINDS}
+    return Document(heading=heading, rows=none, omitted=dict.fromkeys(KINDS, 0), unread={}, why="")
+
+
 def _finding(finding: Finding) -> FindingLine:
     return FindingLine(
         level=finding.level,

@@ -59,7 +59,7 @@ def _facts(heading: Heading) -> Iterator[str]:
     yield f"effect  sha256:{heading.effect}"
     if heading.audit is not None:
         audit = heading.audit
-        yield f"audit   record {audit.seq}, {audit.event} {audit.time}, {audit.digest}"
+        yield f"audit   {audit.seq}:{audit.digest} ({audit.event} {audit.time})"
 
 
 def _block(document: Document, kind: str) -> Iterator[str]:

@@ -61,10 +61,10 @@ Span = tuple[str, str]
 """A text and its style, empty for none."""
 
 
-def render(document: Document, *, width: int, colour: bool, stat: bool = False) -> str:
-    """The review as text for a terminal `width` columns wide; `stat` leaves the rows out."""
+def render(document: Document, *, width: int, colour: bool) -> str:
+    """The review as text for a terminal `width` columns wide."""
     look = Look(width, colour)
-    lines = [*head(document.heading, look), *body(document, look, stat=stat)]
+    lines = [*head(document.heading, look), *body(document, look)]
     return "\n".join(lines) + "\n"
 
 
@@ -75,16 +75,15 @@ def head(heading: Heading, look: Look) -> Iterator[str]:
         yield from _under(look, label, text, label_style="dim")
 
 
-def body(document: Document, look: Look, *, stat: bool = False) -> Iterator[str]:
+def body(document: Document, look: Look) -> Iterator[str]:
     """The lines below the head: the actions, the findings, and the totals once more."""
-    loud = [] if stat else [*warnings(document), *filter(None, [document.why])]
+    loud = [*warnings(document), *filter(None, [document.why])]
     for text in loud:
         yield from _warned(text, look)
-    if not stat:
-        for kind in KINDS:
-            if document.rows[kind] or document.omitted[kind]:
-                yield ""
-                yield from _block(document, kind, look)
+    for kind in KINDS:
+        if document.rows[kind] or document.omitted[kind]:
+            yield ""
+            yield from _block(document, kind, look)
     if document.heading.findings:
         yield ""
         yield _painted([(f"Findings ({len(document.heading.findings)})", "bold")], look)
@@ -109,7 +108,8 @@ def _facts(heading: Heading) -> Iterator[tuple[str, str]]:
     yield "effect   ", f"sha256:{heading.effect}"
     if heading.audit is not None:
         audit = heading.audit
-        yield "audit    ", f"record {audit.seq}, {audit.event} {audit.time}, {audit.digest}"
+        yield "audit    ", f"{audit.seq}:{audit.digest}"
+        yield " " * 9, f"{audit.event} {audit.time}"
 
 
 def _end(side: str, end: EndLine, level: str) -> Iterator[tuple[str, str]]:
