@@ -31,14 +31,14 @@ def render(document: Document) -> str:
         "# Review of a memory migration plan",
         f"**{totals(document.heading.summary)}** {rest(document.heading.summary)}",
         *loud,
-        *([_fenced([document.why])] if document.why else []),
-        _fenced(_facts(document.heading)),
+        *([fenced([document.why])] if document.why else []),
+        fenced(_facts(document.heading)),
     ]
     for kind in GRAVEST:
         if document.rows[kind] or document.omitted[kind]:
             parts += _block(document, kind)
     if document.heading.findings:
-        parts += ["## Findings", _fenced(_findings(document.heading))]
+        parts += ["## Findings", fenced(_findings(document.heading))]
     parts += [
         *loud,
         f"**{totals(document.heading.summary)}**",
@@ -67,7 +67,7 @@ def _block(document: Document, kind: str) -> Iterator[str]:
     rows, omitted = document.rows[kind], document.omitted[kind]
     yield f"## {kind} ({len(rows) + omitted})"
     if rows:
-        yield _fenced(line for number, row in enumerate(rows, 1) for line in _lines(number, row))
+        yield fenced(line for number, row in enumerate(rows, 1) for line in _lines(number, row))
     if omitted:
         yield f"**{omitted} more to {kind} are not shown here.**"
     for number, row in enumerate(rows, 1):
@@ -89,9 +89,9 @@ def _lines(number: int, row: Row) -> Iterator[str]:
 def _entry(number: int, row: Row, details: Details) -> Iterator[str]:
     """What there is to see of one entry, folded away; the summary holds words of ours alone."""
     yield f"<details>\n<summary>{row.kind} {number}: {_summary(details)}</summary>"
-    yield _fenced(_remarks(row, details))
+    yield fenced(_remarks(row, details))
     if details.content is not None and (details.content.hunks or details.content.left):
-        yield _fenced(_difference(details), "diff")
+        yield fenced(_difference(details), "diff")
         if details.content.left:
             yield f"**{details.content.left} more lines of this difference are not shown here.**"
     yield "</details>"
@@ -135,7 +135,7 @@ def _findings(heading: Heading) -> Iterator[str]:
             yield f"          at {finding.key}"
 
 
-def _fenced(lines: Iterable[str], language: str = "text") -> str:
+def fenced(lines: Iterable[str], language: str = "text") -> str:
     """The lines in a fence longer than any run of backticks in them."""
     text = "\n".join(lines)
     longest = max(map(len, re.findall("`+", text)), default=0)

@@ -70,9 +70,9 @@ def render(document: Document, *, width: int, colour: bool) -> str:
 
 def head(heading: Heading, look: Look) -> Iterator[str]:
     """The first lines, which need no more than the plan's frame: they can be shown at once."""
-    yield from _folded(totals(heading.summary), look, "bold")
+    yield from folded(totals(heading.summary), look, "bold")
     for label, text in _facts(heading):
-        yield from _under(look, label, text, label_style="dim")
+        yield from beside(look, label, text, label_style="dim")
 
 
 def body(document: Document, look: Look) -> Iterator[str]:
@@ -92,8 +92,8 @@ def body(document: Document, look: Look) -> Iterator[str]:
     yield ""
     for text in loud:
         yield from _warned(text, look)
-    yield from _folded(totals(document.heading.summary), look, "bold")
-    yield from _folded(rest(document.heading.summary), look)
+    yield from folded(totals(document.heading.summary), look, "bold")
+    yield from folded(rest(document.heading.summary), look)
     yield f"Plan id {document.heading.plan_id}"  # never folded: it is there to be copied
 
 
@@ -132,7 +132,7 @@ def _block(document: Document, kind: str, look: Look) -> Iterator[str]:
         yield from _below(row, look)
     if omitted:
         left = f"  … and {omitted} more to {kind}; show them with --full"
-        yield from _folded(left, look, "bold")
+        yield from folded(left, look, "bold")
 
 
 def _row(row: Row, look: Look, key_width: int, size_width: int) -> Iterator[str]:
@@ -140,9 +140,9 @@ def _row(row: Row, look: Look, key_width: int, size_width: int) -> Iterator[str]
     style = STYLES[row.kind]
     reason_width = look.width - len(_FOLDED) - key_width - size_width - 4
     reason = "  ".join(filter(None, (lines_changed(row.details), row.reason)))
-    beside = reason_width >= min(16, len(reason))
+    fits = reason_width >= min(16, len(reason))
     keys = _cells(row.key, key_width)
-    reasons = _prose(reason, reason_width) if beside else []
+    reasons = _prose(reason, reason_width) if fits else []
     for number, (key, told) in enumerate(zip_longest(keys, reasons, fillvalue="")):
         first = number == 0
         size = sizes(row) if first else ""
@@ -153,26 +153,26 @@ def _row(row: Row, look: Look, key_width: int, size_width: int) -> Iterator[str]
             (f"  {told}", "dim"),
         ]
         yield _painted(spans, look)
-    if not beside:
-        yield from _under(look, _FOLDED, reason, "dim", "dim")
+    if not fits:
+        yield from beside(look, _FOLDED, reason, "dim", "dim")
 
 
 def _below(row: Row, look: Look) -> Iterator[str]:
     """What there is to say of an entry beside its row."""
     for twin in row.twins:
-        yield from _under(look, "    ! looks like ", twin, "bold", "bold")
+        yield from beside(look, "    ! looks like ", twin, "bold", "bold")
     details = row.details
     if details is None:
         return
     if details.drift:
-        yield from _under(look, "    ! DRIFT: ", details.drift, "bold red", "bold red")
+        yield from beside(look, "    ! DRIFT: ", details.drift, "bold red", "bold red")
     if details.note:
-        yield from _under(look, "    * ", details.note, "bold", "bold")
+        yield from beside(look, "    * ", details.note, "bold", "bold")
     for change in details.metadata:
         style, told = ("dim", "bookkeeping ") if change.bookkeeping else ("", "metadata ")
-        yield from _under(look, f"    * {told}", change.line, style, "dim")
+        yield from beside(look, f"    * {told}", change.line, style, "dim")
     if details.metadata_left:
-        yield from _folded(f"    * … and {details.metadata_left} more of metadata", look, "bold")
+        yield from folded(f"    * … and {details.metadata_left} more of metadata", look, "bold")
     if details.content is not None:
         yield from _content(details.content, look)
 
@@ -184,7 +184,7 @@ def _content(content: ContentChange, look: Look) -> Iterator[str]:
             yield from _content_line(line, look)
     if content.left:
         left = f"    … {content.left} more lines of this difference are not shown"
-        yield from _folded(left, look, "bold")
+        yield from folded(left, look, "bold")
 
 
 def _content_line(line: Line, look: Look) -> Iterator[str]:
@@ -199,27 +199,27 @@ def _content_line(line: Line, look: Look) -> Iterator[str]:
 def _finding(finding: FindingLine, look: Look) -> Iterator[str]:
     label = f"  {finding.level:8}  "
     told = f"{finding.rule}  {finding.text}"
-    yield from _under(look, label, told, "", _LEVELS[finding.level])
+    yield from beside(look, label, told, "", _LEVELS[finding.level])
     if finding.key is not None:
-        yield from _under(look, " " * 10 + "at ", finding.key, "bold", "dim")
+        yield from beside(look, " " * 10 + "at ", finding.key, "bold", "dim")
 
 
 def _warned(text: str, look: Look) -> Iterator[str]:
-    yield from _under(look, "! ", text, "bold red", "bold red")
+    yield from beside(look, "! ", text, "bold red", "bold red")
 
 
-def _folded(text: str, look: Look, style: str = "") -> Iterator[str]:
+def folded(text: str, look: Look, style: str = "") -> Iterator[str]:
     """Text of ours."""
     return (_painted([(line, style)], look) for line in _prose(text, look.width))
 
 
-def _under(
+def beside(
     look: Look, label: str, text: str, style: str = "", label_style: str = ""
 ) -> Iterator[str]:
     """A text beside a label; what is too wide goes on below, behind a mark of ours."""
-    beside = label if label.isspace() else f"{'⋮ ':>{len(label)}}"
+    below = label if label.isspace() else f"{'⋮ ':>{len(label)}}"
     for number, line in enumerate(_prose(text, look.width - len(label))):
-        before = (beside, "dim") if number else (label, label_style)
+        before = (below, "dim") if number else (label, label_style)
         yield _painted([before, (line, style)], look)
 
 
