@@ -279,7 +279,7 @@ def hidden(document: Document) -> str:
 
 
 def drifted(document: Document) -> str:
-    """How many of the rows are not as planned any more, in one sentence; empty when none is."""
+    """How many rows tell of drift, in one sentence; empty when none does."""
     count = sum(
         row.details is not None and row.details.drift != ""
         for rows in document.rows.values()
@@ -287,8 +287,8 @@ def drifted(document: Document) -> str:
     )
     if not count:
         return ""
-    entries = "1 entry is" if count == 1 else f"{count} entries are"
-    return f"DRIFT: {entries} not as planned any more; an apply would refuse."
+    are = "is" if count == 1 else "are"
+    return f"DRIFT: {count} of the entries shown here {are} not as planned; an apply would refuse."
 
 
 def warnings(document: Document) -> list[str]:

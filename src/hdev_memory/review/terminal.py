@@ -46,6 +46,7 @@ _FOLDED = "  ⋮ "
 """What a row's line begins with where its key or its reason goes on."""
 _CONTENT, _GOES_ON = "    │ ", "    ┊ "
 """What a line of content begins with, and the rest of one that is wider than the terminal."""
+_MORE = "⋮ "
 _KEY_SHARE = 0.5
 
 
@@ -209,8 +210,12 @@ def _warned(text: str, look: Look) -> Iterator[str]:
 
 
 def folded(text: str, look: Look, style: str = "") -> Iterator[str]:
-    """Text of ours."""
-    return (_painted([(line, style)], look) for line in _prose(text, look.width))
+    """Text of ours; where it goes on below, behind a mark as well."""
+    if cell_len(text) <= look.width:
+        yield _painted([(text, style)], look)
+        return
+    for number, line in enumerate(_prose(text, look.width - len(_MORE))):
+        yield _painted([(_MORE, "dim"), (line, style)] if number else [(line, style)], look)
 
 
 def beside(
