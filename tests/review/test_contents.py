@@ -11,7 +11,9 @@ from hdev_memory.review import contents
 from hdev_memory.review.contents import compare
 from hdev_memory.review.inert import inert
 
-WORDS = st.sampled_from(["a", "b", "ab ab", "", " ", "x  ", "\\", "\r", "\u202e", "é", "\\u{20}"])
+WORDS = st.sampled_from(
+    ["a", ":", "##", "[", "b", "ab ab", "", " ", "x  ", "\\", "\r", "\u202e", "é", "\\u{20}"]
+)
 TEXT = st.lists(st.lists(WORDS, max_size=4).map("".join), max_size=12).flatmap(
     lambda lines: st.sampled_from(["\n".join(lines), "\n".join(lines) + "\n"])
 )
@@ -151,6 +153,15 @@ def test_a_line_of_ten_megabytes_is_cut():
 
     assert len(line.text) == 500
     assert remarks[0].text == " 9999500 more characters of this line are not shown"
+
+
+def test_a_replacement_that_is_cut_shows_both_sides():
+    old, new = ("".join(f"{word} {n}\n" for n in range(99)) for word in ("old", "new"))
+    change = compare(old, new, max_lines=10, max_chars=100)
+    marks = [line.mark for line in change.hunks[0].lines]
+
+    assert marks == ["-"] * 5 + ["+"] * 5
+    assert change.left == 188
 
 
 def test_two_contents_without_a_common_line_are_replaced_whole():

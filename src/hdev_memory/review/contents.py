@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 from typing import Literal
 
 from hdev_memory.core.entry import Value
-from hdev_memory.review.inert import inert
+from hdev_memory.review.inert import inert_part
 
 CONTEXT = 3
 """Unchanged lines around a change."""
@@ -270,12 +270,33 @@ def _hunk(
             continue
         pairs = min(block.a2 - block.a1, block.b2 - block.b1, most)
         words = [_words(old[block.a1 + n], new[block.b1 + n]) for n in range(pairs)]
-        for offset, number in enumerate(range(block.a1, min(block.a2, block.a1 + most))):
-            pieces = words[offset][0] if offset < pairs else [(old[number], False)]
-            yield from _line("-", pieces, max_chars, number + 1, None)
-        for offset, number in enumerate(range(block.b1, min(block.b2, block.b1 + most))):
-            pieces = words[offset][1] if offset < pairs else [(new[number], False)]
-            yield from _line("+", pieces, max_chars, None, number + 1)
+        for part in _slices(block, most):
+            for number in range(part.a1, part.a2):
+                offset = number - block.a1
+                pieces = words[offset][0] if offset < pairs else [(old[number], False)]
+                yield from _line("-", pieces, max_chars, number + 1, None)
+            for number in range(part.b1, part.b2):
+                offset = number - block.b1
+                pieces = words[offset][1] if offset < pairs else [(new[number], False)]
+                yield from _line("+", pieces, max_chars, None, number + 1)
+
+
+def _slices(block: _Block, most: int) -> Iterator[_Block]:
+    """A replaced block, or its beginning in parts of which the first shows both sides in `most`
+    lines: else one that is cut would show only what goes."""
+    removed, added = block.a2 - block.a1, block.b2 - block.b1
+    if removed + added <= most:
+        yield block
+        return
+    step = max(1, most // 2) if removed and added else most
+    for start in range(0, min(max(removed, added), most), step):
+        yield _Block(
+            same=False,
+            a1=block.a1 + min(start, removed),
+            a2=block.a1 + min(start + step, removed),
+            b1=block.b1 + min(start, added),
+            b2=block.b1 + min(start + step, added),
+        )
 
 
 def _whole(lines: Sequence[Line], room: int) -> list[Line]:
@@ -333,7 +354,7 @@ def _shown(parts: Sequence[tuple[str, bool]]) -> list[Piece]:
     pieces: list[Piece] = []
     position = 0
     for text, changed in parts:
-        shown = inert(line[position : position + len(text)][: max(0, solid - position)])
+        shown = inert_part(line, position, min(position + len(text), max(position, solid)))
         hidden = len(line[max(position, solid) : position + len(text)])
         position += len(text)
         pieces.append(Piece(text=shown + "\\u{20}" * hidden, changed=changed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from hdev_memory.review.contents import ContentChange
 from hdev_memory.review.document import (
     GRAVEST,
     SYMBOLS,
@@ -90,10 +91,10 @@ def _entry(number: int, row: Row, details: Details) -> Iterator[str]:
     """What there is to see of one entry, folded away; the summary holds words of ours alone."""
     yield f"<details>\n<summary>{row.kind} {number}: {_summary(details)}</summary>"
     yield fenced(_remarks(row, details))
-    if details.content is not None and (details.content.hunks or details.content.left):
-        yield fenced(_difference(details), "diff")
-        if details.content.left:
-            yield f"**{details.content.left} more lines of this difference are not shown here.**"
+    if details.content is not None and details.content.hunks:
+        yield fenced(_difference(details.content), "diff")
+    if details.content is not None and details.content.left:
+        yield f"**{details.content.left} more lines of this difference are not shown here.**"
     yield "</details>"
 
 
@@ -121,9 +122,8 @@ def _remarks(row: Row, details: Details) -> Iterator[str]:
         yield f"* … and {details.metadata_left} more of metadata"
 
 
-def _difference(details: Details) -> Iterator[str]:
-    assert details.content is not None
-    for hunk in details.content.hunks:
+def _difference(content: ContentChange) -> Iterator[str]:
+    for hunk in content.hunks:
         yield hunk.header
         yield from (line.mark + line.text for line in hunk.lines)
 
