@@ -87,9 +87,17 @@ def test_drift_is_shown_at_the_top_the_end_and_the_entry(hdev, planned, side):
     result = hdev("show", "p")
 
     assert result.status == 0
-    assert result.out.count("! DRIFT: 1 of the entries shown here is not as planned;") == 2
+    assert result.out.count("! DRIFT: 1 of the entries shown here is not as planned any more;") == 2
     assert f"! DRIFT: the {side} has changed since the plan was made" in result.out
     assert "somebody else" not in result.out
+
+
+def test_what_an_apply_has_done_is_no_drift(hdev, planned):
+    assert hdev("apply", "p").status == 0
+    result = hdev("show", "p")
+
+    assert "DRIFT" not in result.out
+    assert result.out.count("* done already: the target is as the plan leaves it") == 3
 
 
 @pytest.mark.parametrize("key", [KEY, "wrong"])

@@ -84,12 +84,20 @@ def test_drift_of_an_end_is_shown_and_nothing_else_of_that_entry(ordinary, end, 
 
 
 def test_an_entry_that_came_and_one_that_went_are_drift(tmp_path):
+    opened, ours, _ = plans.compared(tmp_path, plans.SOURCE, plans.TARGET)
+    with opened:
+        other = read(opened, ours, plans.filled("t", {"notes/new": ("others", {})}))
+
+    assert other.details["notes/old"].drift == "the target has no such entry any more"
+    assert other.details["notes/new"].drift == "the target has such an entry by now"
+
+
+def test_what_is_done_already_is_no_drift(tmp_path):
     opened, _, _ = plans.compared(tmp_path, plans.SOURCE, plans.TARGET)
     with opened:
-        swapped = read(opened, plans.filled("s", {}), plans.filled("t", plans.SOURCE))
+        done = read(opened, plans.filled("s", {}), plans.filled("t", plans.SOURCE))
 
-    assert swapped.details["scratch"].drift == "the target has no such entry any more"
-    assert swapped.details["notes/new"].drift == "the target has such an entry by now"
+    assert set(done.details.values()) == {reading.Details(note=reading.DONE)}
 
 
 class Failing:

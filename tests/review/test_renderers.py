@@ -327,12 +327,13 @@ def test_contents_go_before_rows_and_are_counted(tmp_path, form, max_bytes):
 def test_drift_is_told_as_long_as_its_row_is_there(tmp_path):
     made, ours, _ = plans.compared(tmp_path, plans.SOURCE, plans.TARGET)
     with made:
-        described = plans.described(made, reading.read(made, ours, plans.filled("other", {})))
+        others = plans.filled("other", {key: ("others\n", {}) for key in plans.TARGET})
+        described = plans.described(made, reading.read(made, ours, others))
     text = bounded.fit(described, markdown.render, len(markdown.render(described)) - 300)
 
     assert "NOT SHOWN HERE" in text
-    assert "DRIFT: 5 of the entries shown here are not as planned;" in text
-    assert text.count("    ! DRIFT: the target has no such entry any more") == 5
+    assert "DRIFT: 5 of the entries shown here are not as planned any more;" in text
+    assert text.count("    ! DRIFT: the target has changed since the plan was made") == 5
 
 
 def test_bytes_that_do_not_hold_the_totals_are_a_usage_error(hdev, tmp_path):

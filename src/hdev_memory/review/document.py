@@ -288,7 +288,7 @@ def drifted(document: Document) -> str:
     if not count:
         return ""
     are = "is" if count == 1 else "are"
-    return f"DRIFT: {count} of the entries shown here {are} not as planned; an apply would refuse."
+    return f"DRIFT: {count} of the entries shown here {are} not as planned any more; plan again."
 
 
 def warnings(document: Document) -> list[str]:

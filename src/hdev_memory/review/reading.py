@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from itertools import chain
 
 from hdev_memory.backends.base import Reader, Scope, Unknown, state_of
-from hdev_memory.core.diff import AnyAction, Blocked, Create, Delete, Overwrite, Skip, needed
+from hdev_memory.core.diff import (
+    AnyAction,
+    Blocked,
+    Create,
+    Delete,
+    Overwrite,
+    Skip,
+    Verdict,
+    judge,
+    needed,
+)
 from hdev_memory.core.entry import Absent, Entry, Metadata, Normalisation, State, Unreadable, Value
 from hdev_memory.errors import HdevError
 from hdev_memory.plandir import OpenPlan
@@ -202,6 +212,8 @@ def _details(
     bounds: Bounds,
     lines: int,
 ) -> Details:
+    if _done(action, theirs, normalisation):
+        return Details(note=DONE)
     before, after = _states(action)
     drift = _drift("target", before, theirs, normalisation) or (
         _drift("source", after, ours, normalisation) if ours is not None else ""
@@ -219,6 +231,19 @@ def _details(
         metadata_left=told.left,
         note="; ".join(filter(None, (note, told.note and f"its metadata {told.note}"))),
     )
+
+
+DONE = "done already: the target is as the plan leaves it"
+
+
+def _done(action: Readable, theirs: Held, normalisation: Normalisation) -> bool:
+    """Whether an apply would find that there is nothing left to do."""
+    if isinstance(action, Skip):
+        return False
+    try:
+        return judge(action, state_of(theirs, normalisation)) is Verdict.DONE
+    except Unknown:
+        return False
 
 
 def _drift(side: str, planned: State | None, held: Held, normalisation: Normalisation) -> str:
