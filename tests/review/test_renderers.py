@@ -4,6 +4,7 @@ import fnmatch
 import json
 import re
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -334,6 +335,23 @@ def test_drift_is_told_as_long_as_its_row_is_there(tmp_path):
     assert "NOT SHOWN HERE" in text
     assert "DRIFT: 5 of the entries shown here are not as planned any more;" in text
     assert text.count("    ! DRIFT: the target has changed since the plan was made") == 5
+
+
+def test_of_a_thousand_findings_the_gravest_stay_and_the_others_are_counted(tmp_path):
+    with plans.opened(tmp_path, many(delete, 5)) as opened:
+        described = plans.described(opened)
+    found = [
+        document.FindingLine(level=level, rule="r", key=f"k{number}", text="text " * 20)
+        for level, count in (("advisory", 900), ("hard", 3), ("soft", 97))
+        for number in range(count)
+    ]
+    heading = msgspec.structs.replace(described.heading, findings=tuple(found))
+    text = bounded.fit(msgspec.structs.replace(described, heading=heading), markdown.render, 10_000)
+
+    assert len(text.encode()) <= 10_000
+    assert (text.count("\nhard "), text.count("\nsoft ")) == (3, 48)
+    assert "NOT SHOWN HERE: 950 more findings." in text
+    assert len(re.findall(r"^- \d+\. zkey/", text, re.M)) == 5
 
 
 def test_bytes_that_do_not_hold_the_totals_are_a_usage_error(hdev, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from hdev_memory.errors import UsageError
-from hdev_memory.review.document import GRAVEST, Document, Row, sizes
+from hdev_memory.review.document import GRAVEST, Document, FindingLine, Row, sizes
 
 CUT_FIRST = GRAVEST[::-1]
 """In this order contents go, and then rows: what destroys is listed as long as anything is."""
@@ -16,6 +16,11 @@ CUT_FIRST = GRAVEST[::-1]
 ROUNDS = 8
 """Renderings that looking for the most rows of one kind may take."""
 
+FINDINGS = 50
+"""Findings that stay where not all of the review fits."""
+
+_LEVELS = ("hard", "soft", "advisory")
+
 Cut = Callable[[Document, str, int], Document]
 """The document with so many first rows, or first contents, of a kind."""
 
@@ -23,13 +28,17 @@ Cut = Callable[[Document, str, int], Document]
 def fit(document: Document, render: Callable[[Document], str], max_bytes: int) -> str:
     """The rendered document in at most `max_bytes` of UTF-8.
 
-    Contents go first, rows after them; drift is told as long as its row is there. What is left out
-    is counted in `Document.unread` and `Document.omitted`, which renderers tell in bold words.
-    Raises UsageError where not even the totals fit.
+    Contents go first, then all but the gravest findings, then rows; drift is told as long as its
+    row is there. What is left out is counted in `Document.unread`, a last finding, and
+    `Document.omitted`, which renderers tell in bold words. Raises UsageError where not even the
+    totals fit.
     """
     document = _roughly(document, max_bytes)
     text = render(document)
     for cut in (_without_contents, _without_rows):
+        if cut is _without_rows and _size(text) > max_bytes:
+            document = _without_findings(document)
+            text = render(document)
         for kind in CUT_FIRST:
             if _size(text) > max_bytes and document.rows[kind]:
                 document = cut(document, kind, _most(document, kind, cut, render, max_bytes, text))
@@ -101,6 +110,22 @@ def _without_contents(document: Document, kind: str, kept: int) -> Document:
         rows={**document.rows, kind: rows[:kept] + bare},
         unread={**document.unread, kind: document.unread.get(kind, 0) + unread},
     )
+
+
+def _without_findings(document: Document) -> Document:
+    """The gravest findings, and one more that counts the others."""
+    findings = sorted(document.heading.findings, key=lambda found: _LEVELS.index(found.level))
+    left = findings[FINDINGS:]
+    if not left:
+        return document
+    more = FindingLine(
+        level=left[0].level,
+        rule="cut",
+        key=None,
+        text=f"NOT SHOWN HERE: {len(left)} more findings.",
+    )
+    heading = msgspec.structs.replace(document.heading, findings=(*findings[:FINDINGS], more))
+    return msgspec.structs.replace(document, heading=heading)
 
 
 def _bare(row: Row) -> Row:

@@ -298,6 +298,10 @@ def _after(
 
 def _twins(opened: OpenPlan, others: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Twins of what the plan writes or cannot write; of what it leaves alone they are no news."""
-    skipped = [action.key for action in opened.actions() if isinstance(action, Skip)]
+    skipped = (
+        [action.key for action in opened.actions() if isinstance(action, Skip)]
+        if opened.plan.tail.summary.skip
+        else []
+    )
     keys = (action.key for action in opened.actions() if not isinstance(action, Skip))
     return alike(keys, chain(skipped, others))
