@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
-from hdev_memory import plandir
 from hdev_memory.cli import demo, schema, steps
 from hdev_memory.config import EndFlags, load, resolve
 from hdev_memory.review import document, terminal
@@ -34,7 +34,7 @@ def main() -> None:
             steps.opened_ends(resolved.source, resolved.target) as ends,
             steps.make_plan(resolved, ends, wish, place, place.parent) as opened,
         ):
-            draw(opened)
+            draw(steps.Reviewer(ends)(opened, "example"))
     (place / "approvals" / ".gitkeep").touch()
     write_schemas()
 
@@ -46,11 +46,12 @@ def write_schemas() -> None:
         (ROOT / "docs" / "schemas" / f"{form}.schema.json").write_text(text)
 
 
-def draw(opened: plandir.OpenPlan) -> None:
+def draw(described: document.Document) -> None:
     """The review, recorded by rich, as an SVG."""
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=88, force_terminal=True, file=nowhere, highlight=False)
-        terminal.draw(document.describe(opened, name="example"), console)
+        for line in terminal.render(described, width=88, colour=True).splitlines():
+            console.print(Text.from_ansi(line))
         svg = console.export_svg(title="hdev show plans/example", unique_id="review")
     (ROOT / "docs" / "review.svg").write_text(svg)
 

@@ -217,6 +217,24 @@ def free_name(plans: Path, stem: str) -> Path:
     return candidate
 
 
+def last_record(folder: Path) -> tuple[audit.Record, audit.Headmark] | None:
+    """The last whole record of a plan's log, and the log's head; None where there is no log.
+
+    Looks at the end of the file alone. Raises AuditError when it is no record.
+    """
+    try:
+        with (folder / AUDIT).open("rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - 2 * audit.MAX_LINE_BYTES))
+            end = file.read()
+    except OSError:
+        return None
+    whole = end[: end.rfind(b"\n") + 1]
+    if not whole:
+        return None
+    return audit.head_of(whole[whole.rfind(b"\n", 0, -1) + 1 :])
+
+
 class Receipt(Value, frozen=True):
     """What a run came to, and the head of the log behind it: the anchor of `audit verify`.
 

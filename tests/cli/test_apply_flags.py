@@ -144,7 +144,6 @@ def test_what_is_not_there_yet_is_refused_and_never_ignored(hdev, planned, flag)
     "words",
     [
         ("plan", "filesystem:source", "filesystem:t", "--policy", "p"),
-        ("show", "p", "--format", "html"),
     ],
 )
 def test_later_flags_of_plan_and_show_are_refused_as_well(hdev, planned, words):

@@ -313,13 +313,15 @@ def test_migrate_memory_with_a_read_only_key_says_permission_denied(hdev, work, 
 
 
 @pytest.mark.parametrize("kind", [ExistingServer, MemoryServer])
-def test_no_key_and_no_content_in_any_output_plan_or_log(hdev, work, tmp_path, kind):
+def test_no_key_and_without_a_review_no_content_in_any_output_plan_or_log(
+    hdev, work, tmp_path, kind
+):
     put_entry(work / "source", "z-bad", b"\xff" + TEXT.encode())
     said = []
     with kind(tmp_path / "served", KEY) as server:
         for words in (
-            ("plan", ENDS[0], server.url, "--api-key", KEY, "-o", "p"),
-            ("show", "p"),
+            ("plan", ENDS[0], server.url, "--api-key", KEY, "-o", "p", "--no-content"),
+            ("show", "p", "--no-content"),
             ("show", "p", "--format", "json"),
             ("apply", "p", "--target-api-key", KEY),
             ("apply", "p", "--target-api-key", KEY + "-wrong"),
@@ -327,7 +329,7 @@ def test_no_key_and_no_content_in_any_output_plan_or_log(hdev, work, tmp_path, k
             ("verify", "p", "--target-api-key", KEY, "--json"),
             ("audit", "show", "p"),
             ("migrate-memory", "--target", server.url, "--api-key", KEY),
-            ("plan", server.url, "filesystem:copy", "--api-key", KEY, "-o", "q"),
+            ("plan", server.url, "filesystem:copy", "--api-key", KEY, "-o", "q", "--no-content"),
             ("config", "show"),
         ):
             result = hdev(*words)

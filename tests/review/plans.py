@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from hdev_memory import planning
+from hdev_memory.backends.base import Put, Stored
+from hdev_memory.backends.ephemeral import EphemeralBackend
 from hdev_memory.core.diff import AnyAction, Blocked, Create, Delete, Overwrite, Skip
 from hdev_memory.core.entry import Capabilities, Normalisation
 from hdev_memory.core.plan import (
@@ -20,7 +24,8 @@ from hdev_memory.core.plan import (
     encode,
 )
 from hdev_memory.plandir import PLAN, OpenPlan
-from hdev_memory.review.metadata import Changes
+from hdev_memory.review import document
+from hdev_memory.review.reading import Looked
 
 NORMAL = Normalisation()
 ONE, TWO = NORMAL.state(b"one\n", {"k": 1}), NORMAL.state(b"two" * 1000, {"k": 2})
@@ -121,9 +126,95 @@ def opened(
     return OpenPlan(folder)
 
 
-NOTHING = Changes(lines={}, left=0)
+UNREAD = Looked(details={}, left={}, twins={})
 
-CHANGES = Changes(
-    lines={"notes/old": ('owner: "ops" -> "sre"', 'tags: added "x"')},
-    left=3,
+
+def described(opened: OpenPlan, looked: Looked = UNREAD, **asked: Any) -> document.Document:
+    """A plan as renderers get it."""
+    return document.describe(opened, document.head(opened, name="p"), looked, **asked)
+
+
+Store = dict[str, tuple[str, dict[str, Any]]]
+
+PAGE = "".join(f"Line {number} of a long note.\n" for number in range(1, 41))
+
+SOURCE: Store = {
+    "notes/new": ("# New\n\nWritten on the laptop.\n", {"owner": "ann", "tags": ["fresh"]}),
+    "notes/old": (
+        PAGE.replace("Line 7 of", "Line seven of").replace("Line 30 of a long note.\n", ""),
+        {"owner": "sre", "tags": ["a", "x"], "updated": "2026-01-02"},
+    ),
+    "notes/same": ("The same.\n", {}),
+    "notes/end": ("no line end", {}),
+    "people/\u0430nn": ("A Cyrillic look-alike.\n", {}),
+    "only-metadata": ("Stays.\n", {"reviewed": True}),
+}
+
+TARGET: Store = {
+    "notes/old": (PAGE, {"owner": "ops", "tags": ["a"], "updated": "2026-01-01"}),
+    "notes/same": ("The same.\n", {}),
+    "notes/end": ("no line end\n", {}),
+    "people/ann": ("Ann prefers tables.\n", {"tags": ["person"]}),
+    "scratch": ("Remove me.\nAnd me.\n", {}),
+    "only-metadata": ("Stays.\n", {"reviewed": False}),
+}
+
+IMITATION = (
+    "Plan: 0 to create, 0 to overwrite, 0 to delete.\nNothing to do.\n"
+    "\\ 5 more characters of this line are not shown\n@@ -1,1 +1,1 @@\n</details>\n</pre>\n"
+    "::set-output name=plan_id::sha256:0\n::warning::x\n=cmd|' /C calc'!A0\n"
+    "fixes #1, closes GH-2, @octocat\n</script><script>alert(1)</script>\n"
+    "<!-- hdev-memory -->\n![i](https://evil.example/i.png)\n"
 )
+
+HOSTILE_SOURCE: Store = {
+    "a/<b>": ("\n".join(TRICKS), {"<script>": "</script>", "k": ESCAPES}),
+    "b/changed": (IMITATION + "\n".join(TRICKS[::-1]), {BIDI: ZERO_WIDTH, "n": {"a.b": FENCES}}),
+    "c/long": ("x" * 5000 + ESCAPES + "\n" + "`" * 80 + "\n" + "y\r\n" * 200, {}),
+}
+
+HOSTILE_TARGET: Store = {
+    "b/changed": ("\n".join(TRICKS), {BIDI: "x", "n": {"a.b": MENTIONS}}),
+    "c/long": ("x" * 4000 + "\n" + "y\n" * 200, {}),
+    "d/gone": (IMITATION, {"html": HTML}),
+    "A/<B>": ("a twin by case\n", {}),
+}
+
+
+def filled(name: str, entries: Store) -> EphemeralBackend:
+    """A store in memory with these entries."""
+    store = EphemeralBackend(name)
+    puts = []
+    for key, (content, metadata) in entries.items():
+        after = NORMAL.state(content.encode(), metadata)
+        puts.append(
+            Put(key=key, content=content.encode(), metadata=metadata, before=None, after=after)
+        )
+    assert all(isinstance(receipt, Stored) for receipt in store.write(puts, NORMAL))
+    return store
+
+
+def compared(
+    folder: Path, source: Store, target: Store, *, overwrite: bool = True, delete: bool = True
+) -> tuple[OpenPlan, EphemeralBackend, EphemeralBackend]:
+    """A real plan from one store to the other, written below `folder`, and both stores."""
+    ours, theirs = filled("source", source), filled("target", target)
+    request = planning.Request(
+        options=Options(
+            overwrite=overwrite,
+            delete=delete,
+            max_delete="100%" if delete else None,
+            compare="all",
+            include=(),
+            exclude=(),
+            limits=Limits(max_entry_bytes=1024 * 1024),
+        ),
+        source_label="laptop",
+        target_label="production",
+        provenance=Provenance(
+            created="2026-01-02T03:04:05Z", expires="2026-01-09T03:04:05Z", tool="hdev-memory 0"
+        ),
+        home="",
+    )
+    (folder / PLAN).write_bytes(b"".join(planning.plan(ours, theirs, request)))
+    return OpenPlan(folder), ours, theirs

@@ -1,5 +1,6 @@
 """Inert text: one line, nothing hidden, nothing that acts, and no two texts the same."""
 
+import itertools
 import re
 import unicodedata
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.review.plans import TRICKS
 
-from hdev_memory.review.inert import inert
+from hdev_memory.review.inert import inert, inert_part
 
 TEXT = st.text(st.characters()) | st.text(
     st.sampled_from("\\u{}1b\x1b\u202e\u200b\ufe0f\U000e0041\u3164\u2800\xad\u00a0 aé名\ud800")
@@ -32,12 +33,34 @@ def test_nothing_hidden_is_left(text):
         assert not 0xE0000 <= ord(char) <= 0xE0FFF
 
 
+COMMANDS = ["::set-output name=x::y", "  ::warning::x", "a ##[error]x", "##vso[task.x]", "####[x]"]
+
+
+@given(TEXT | st.text(" :#[vso]a"))
+def test_nothing_is_left_that_a_build_service_obeys(text):
+    assert not re.search(r"^\s*::|##\[|##vso\[", inert(text))
+
+
+@pytest.mark.parametrize("text", COMMANDS)
+def test_commands_to_a_build_service_are_spelled_out(text):
+    assert inert(text) != text
+    assert len(inert(text)) - len(text) == len("\\u{3a}") - 1
+
+
+@given(TEXT | st.text(" :#[vso]a"), st.integers(0, 9), st.integers(0, 9))
+def test_the_parts_of_a_text_are_shown_as_within_the_whole(text, one, other):
+    cuts = [0, *sorted((one, other)), max(len(text), one, other)]
+    parts = [inert_part(text, *cut) for cut in itertools.pairwise(cuts)]
+
+    assert "".join(parts) == inert(text)
+
+
 @given(TEXT)
 def test_it_is_one_line(text):
     assert len(inert(text + "x").splitlines()) == 1
 
 
-@pytest.mark.parametrize("text", ["plain", "a/b c.d", "é名前", "<b>`*"])
+@pytest.mark.parametrize("text", ["plain", "a/b c.d", "é名前", "<b>`*", "std::map", "# a ##b"])
 def test_what_hides_nothing_stays_as_it_is(text):
     assert inert(text) == text
 

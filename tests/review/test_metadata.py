@@ -11,7 +11,7 @@ from tests.review.plans import TRICKS
 
 from hdev_memory.core.digest import canonical_json
 from hdev_memory.review.inert import inert
-from hdev_memory.review.metadata import MAX_LINES, differences
+from hdev_memory.review.metadata import MAX_CHANGES, differences
 
 LEAF = st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.5, 1.0, "", "a", "1"])
 JSON = st.recursive(
@@ -27,17 +27,17 @@ METADATA = st.dictionaries(st.sampled_from(["tags", "owner", "__private", "a.b",
 
 @given(METADATA, METADATA)
 def test_there_are_lines_exactly_where_the_canonical_forms_differ(before, after):
-    lines = differences(before, after)
+    lines = differences(before, after).lines
 
     assert bool(lines) == (canonical_json(before) != canonical_json(after))
-    assert len(lines) <= MAX_LINES
+    assert len(lines) <= MAX_CHANGES + 1
 
 
 @given(METADATA, JSON, JSON)
 def test_a_key_that_differs_is_named_whatever_else_differs(rest, one, other):
-    lines = differences({**rest, "k": one}, {"k": other})
+    lines = differences({**rest, "k": one}, {"k": other}).lines
 
-    if len(lines) < MAX_LINES:
+    if len(lines) < MAX_CHANGES:
         named = any(line.startswith(("k:", "k.", "k[")) for line in lines)
         assert named == (canonical_json(one) != canonical_json(other))
 
@@ -60,7 +60,7 @@ def test_a_key_that_differs_is_named_whatever_else_differs(rest, one, other):
     ],
 )
 def test_differences_in_words(before, after, lines):
-    assert differences(before, after) == lines
+    assert list(differences(before, after).lines) == lines
 
 
 @pytest.mark.parametrize("trick", TRICKS)
@@ -70,19 +70,33 @@ def test_keys_and_values_are_inert(trick):
         differences({"k": trick}, {"k": 1}),
         differences({"k": {trick: 1}}, {"k": {trick: [trick]}}),
     ):
-        for line in lines:
+        for line in lines.lines:
             text = line.replace("\\", "")  # what inert itself has put there
             assert inert(text) == text
 
 
 def test_long_values_many_lines_and_large_metadata_are_cut_and_told():
-    (long,) = differences({"k": "a" * 500}, {"k": 1})
-    many = differences({}, {f"k{number}": 1 for number in range(20)})
-    (large,) = differences({"k": "a" * 20_000}, {"k": "b" * 20_000})
+    (long,) = differences({"k": "a" * 500}, {"k": 1}).lines
+    many = differences({}, {f"k{number}": 1 for number in range(20)}).lines
+    (large,) = differences({"k": "a" * 20_000}, {"k": "b" * 20_000}).lines
 
-    assert len(long) < 100
-    assert many[-1] == f"… and {20 - (MAX_LINES - 1)} more differences"
+    assert len(long) < 150
+    assert many[-1] == f"… and {20 - MAX_CHANGES} more differences"
     assert "too long" in large
+
+
+def test_long_values_that_differ_late_do_not_look_the_same():
+    (line,) = differences({"k": "a" * 500 + "b"}, {"k": "a" * 500 + "c"}).lines
+    before, _, after = line.removeprefix("k: ").partition(" -> ")
+
+    assert before != after
+
+
+def test_a_dot_in_a_name_is_told_from_the_dot_between_two():
+    (dotted,) = differences({"a.b": 1}, {"a.b": 2}).lines
+    (deep,) = differences({"a": {"b": 1}}, {"a": {"b": 2}}).lines
+
+    assert (dotted, deep) == ('"a.b": 1 -> 2', "a.b: 1 -> 2")
 
 
 @pytest.fixture
@@ -95,14 +109,15 @@ def work(home):
     return work
 
 
-def test_a_plan_shows_the_metadata_of_overwrites_without_bookkeeping(hdev, work):
+def test_a_plan_shows_the_metadata_of_overwrites_and_tells_bookkeeping_apart(hdev, work):
     result = hdev("plan", "filesystem:source", "filesystem:target", "--overwrite", "-o", "p")
     review = (work / "p/review.md").read_text()
 
     for text in (result.out, review):
         assert text.count('owner: "ops" -> "sre"') == 1
         for word in ("created", "updated", "version"):
-            assert f"{word}:" not in text
+            assert f" {word}:" in text
+            assert f"metadata {word}:" not in text
     assert "sre" not in (work / "p/plan.json").read_text()
 
 
@@ -127,26 +142,6 @@ def test_where_the_target_keeps_its_own_keys_they_are_not_shown_as_removed(hdev,
     assert result.status == 0, result.err
     assert 'owner: "ops" -> "sre"' in result.out
     assert "only_there" not in result.out
-
-
-def test_an_entry_that_changes_while_it_is_reviewed_is_told(tmp_path):
-    from tests.review import plans
-
-    from hdev_memory.backends.filesystem import FilesystemBackend
-    from hdev_memory.review import metadata
-
-    for side in ("source", "target"):
-        put_entry(tmp_path / side, "notes/old", "another text", {"side": side})
-    with (
-        plans.opened(tmp_path, plans.ORDINARY) as opened,
-        FilesystemBackend(str(tmp_path / "source"), must_exist=True) as source,
-        FilesystemBackend(str(tmp_path / "target"), must_exist=True) as target,
-    ):
-        found = metadata.of_plan(opened, source, target)
-        none = metadata.of_plan(opened, source, target, limit=0)
-
-    assert found.lines == {"notes/old": metadata.CHANGED}
-    assert (none.lines, none.left) == ({}, 1)
 
 
 def test_deepdiff_is_imported_only_where_there_is_something_to_show(home, work):

@@ -388,6 +388,26 @@ BUGS = (
         f"{INERT}::test_every_character_is_shown_as_something_visible_of_its_own",
     ),
     Bug(
+        "an entry that has changed is shown as if it had been planned",
+        "P12",
+        (("review/reading.py", "    if found == planned:\n", "    if found is not None:\n"),),
+        "tests/review/test_reading.py"
+        "::test_drift_of_an_end_is_shown_and_nothing_else_of_that_entry",
+    ),
+    Bug(
+        "a folded line begins without a mark",
+        "P12",
+        (
+            (
+                "review/terminal.py",
+                "(_GOES_ON if number else _CONTENT",
+                '("" if number else _CONTENT',
+            ),
+        ),
+        "tests/review/test_renderers.py"
+        "::test_every_physical_line_of_a_terminal_begins_with_a_mark_of_ours",
+    ),
+    Bug(
         "nesting has no limit",
         "P13",
         (("core/digest.py", "MAX_DEPTH = 64\n", "MAX_DEPTH = 400\n"),),

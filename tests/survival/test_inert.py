@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from hdev_memory.review.inert import inert
-from hdev_memory.review.markdown import _fenced
+from hdev_memory.review.markdown import fenced
 
 
 def test_every_character_is_shown_as_something_visible_of_its_own():
@@ -35,7 +35,7 @@ def test_a_text_that_spells_out_a_hidden_character_is_not_shown_as_one():
 
 @given(some.lists(some.text(alphabet="`a ~"), min_size=1))
 def test_no_line_of_a_fenced_block_ends_it(lines):
-    first, *inside, last = _fenced(lines)
+    first, *inside, last = fenced(lines).split("\n")
 
     assert first == last + "text"
     assert [line for line in inside if last in line] == []

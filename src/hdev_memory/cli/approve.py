@@ -230,12 +230,12 @@ def _show(opened: OpenPlan, lines: Lines) -> None:
     """The head of the review: what would be done where, until when, and what is remarkable."""
     import sys
 
-    from hdev_memory.cli import context
+    from hdev_memory.cli import context, steps
     from hdev_memory.review import document, terminal
 
-    described = document.describe(opened, name=opened.folder.name)
+    heading = document.head(opened, name=opened.folder.name, audit=steps.audit_head(opened.folder))
     text = terminal.render(
-        described, width=context.width(), colour=context.colour(sys.stdout), stat=True
+        document.bare(heading), width=context.width(), colour=context.colour(sys.stdout)
     )
     author = opened.plan.tail.provenance.author
     made = f"Made by {author}" if author is not None else "The plan does not say who made it"

@@ -13,6 +13,8 @@ from hdev_memory.cli import options as flags
 
 if TYPE_CHECKING:
     from hdev_memory.forge.base import Forge
+    from hdev_memory.plandir import OpenPlan
+    from hdev_memory.review.document import Document
 
 SUMMARY_BYTES = 1024 * 1024
 """What GitHub takes of one step's summary; of a longer one it shows nothing."""
@@ -37,6 +39,9 @@ Number = Annotated[
 ApiUrl = Annotated[
     str | None, typer.Option("--api", metavar="URL", help="Where the forge's API is.")
 ]
+NoContent = Annotated[
+    bool, typer.Option("--no-content", help="Leave what entries hold out of the review.")
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")]
 
 
@@ -55,6 +60,7 @@ def ci_comment(
             help="Keep the comment within N bytes; the most is what the forge takes.",
         ),
     ] = None,
+    no_content: NoContent = False,
 ) -> int:
     """Write the review of PLAN as a comment, found again by a hidden marker.
 
@@ -64,7 +70,7 @@ def ci_comment(
     from hdev_memory import plandir
     from hdev_memory.cli import context
     from hdev_memory.forge import comment
-    from hdev_memory.review import bounded, document, markdown
+    from hdev_memory.review import bounded, markdown
 
     with (
         plandir.load(plan) as opened,
@@ -72,13 +78,36 @@ def ci_comment(
     ):
         marker = comment.Marker.of(opened.plan)
         body = bounded.fit(
-            document.describe(opened, name=opened.folder.name, limit=ROWS),
+            _described(opened, no_content),
             lambda described: comment.current(marker, markdown.render(described)),
             min(max_bytes or reached.limit_bytes, reached.limit_bytes),
         )
         done = comment.publish(reached, marker, body)
     context.say(f"Comment {done}: {marker.plan_id}.")
     return 0
+
+
+def _described(opened: OpenPlan, no_content: bool) -> Document:
+    """The review of a plan; its ends lie where the configuration and the plan say."""
+    from hdev_memory.cli import context, steps
+    from hdev_memory.config import EndFlags
+    from hdev_memory.review import document, reading
+
+    looked = (
+        steps.unread(opened)
+        if no_content
+        else steps.look(
+            opened,
+            context.settings(),
+            EndFlags(),
+            EndFlags(),
+            shared_api_key=None,
+            insecure_http=False,
+            bounds=reading.BRIEF,
+        )
+    )
+    heading = document.head(opened, name=opened.folder.name, audit=steps.audit_head(opened.folder))
+    return document.describe(opened, heading, looked, limit=ROWS)
 
 
 def ci_labels(
@@ -107,7 +136,7 @@ def ci_labels(
     return 0
 
 
-def ci_summary(plan: flags.PlanPlace, out: Out = None) -> int:
+def ci_summary(plan: flags.PlanPlace, out: Out = None, no_content: NoContent = False) -> int:
     """Add the review of PLAN, as Markdown, to the file that GITHUB_STEP_SUMMARY names.
 
     It keeps to the 1 MiB that a step's summary may have in all; what is cut is counted.
@@ -115,12 +144,12 @@ def ci_summary(plan: flags.PlanPlace, out: Out = None) -> int:
     import os
 
     from hdev_memory import plandir
-    from hdev_memory.review import bounded, document, markdown
+    from hdev_memory.review import bounded, markdown
 
     path = out or _from_runner(os.environ, "GITHUB_STEP_SUMMARY")
     with plandir.load(plan) as opened:
         text = bounded.fit(
-            document.describe(opened, name=opened.folder.name, limit=ROWS),
+            _described(opened, no_content),
             lambda described: "\n" + markdown.render(described),
             max(1, SUMMARY_BYTES - (path.stat().st_size if path.is_file() else 0)),
         )

@@ -31,9 +31,9 @@ def say(text: str = "") -> None:
 
 
 def say_parts(parts: Iterable[str]) -> None:
-    """A result on stdout that is there part by part; its last line ends as a line does."""
-    for part in parts:
-        sys.stdout.write(part)
+    """A result that comes in parts, with its own line ends; the first is shown at once."""
+    for number, part in enumerate(parts):
+        print(part, end="", flush=number == 0)
 
 
 def warn(text: str) -> None:

@@ -56,7 +56,7 @@ def _tell(folder: Path) -> None:
     from hdev_memory.cli import audit, context, steps
     from hdev_memory.cli.context import say
     from hdev_memory.config import EndFlags, load, resolve
-    from hdev_memory.review import document, terminal
+    from hdev_memory.review import terminal
     from hdev_memory.server.app import create_app
     from hdev_memory.server.run import serve_in_thread
     from hdev_memory.server.store import store_identity
@@ -77,9 +77,12 @@ def _tell(folder: Path) -> None:
         say("   hdev plan laptop server --overwrite --delete")
         say()
         with steps.opened_ends(resolved.source, resolved.target) as ends:
-            with steps.make_plan(resolved, ends, wish, folder / "plan", folder) as opened:
+            review = steps.Reviewer(ends)
+            with steps.make_plan(
+                resolved, ends, wish, folder / "plan", folder, review=review
+            ) as opened:
                 text = terminal.render(
-                    document.describe(opened, name="plan"),
+                    review(opened, "plan"),
                     width=context.width(),
                     colour=context.colour(sys.stdout),
                 )

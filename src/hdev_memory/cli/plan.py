@@ -50,7 +50,7 @@ def plan(
         bool,
         typer.Option(
             "--no-content",
-            help="Leave what entries hold out of the review (differences of metadata).",
+            help="Leave what entries hold out of the review (differences of content and metadata).",
         ),
     ] = False,
     no_cache: Annotated[

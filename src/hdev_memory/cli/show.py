@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from hdev_memory.cli import options as flags
 
+if TYPE_CHECKING:
+    from hdev_memory.review.document import Document, Heading
+
 
 def show(
     plan: flags.PlanPlace,
     form: Annotated[
-        Literal["terminal", "markdown", "json"],
-        typer.Option("--format", metavar="FORM", help="terminal, markdown or json."),
+        Literal["terminal", "markdown", "html", "json"],
+        typer.Option("--format", metavar="FORM", help="terminal, markdown, html or json."),
     ] = "terminal",
-    stat: Annotated[bool, typer.Option("--stat", help="Only the totals.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Every action, however many.")] = False,
+    stat: Annotated[
+        bool, typer.Option("--stat", help="Only the totals; no end is opened.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Every action and all that it changes, however many.")
+    ] = False,
     only: Annotated[
         Literal["create", "overwrite", "delete", "skip", "blocked"] | None,
         typer.Option(
@@ -41,6 +48,18 @@ def show(
             help="Keep a terminal or markdown review within N bytes; what is cut is counted.",
         ),
     ] = None,
+    no_content: Annotated[
+        bool,
+        typer.Option("--no-content", help="Open neither end; leave out what entries hold."),
+    ] = False,
+    source_path: flags.SourcePath = None,
+    source_url: flags.SourceUrl = None,
+    target_path: flags.TargetPath = None,
+    target_url: flags.TargetUrl = None,
+    api_key: flags.ApiKey = None,
+    source_api_key: flags.SourceApiKey = None,
+    target_api_key: flags.TargetApiKey = None,
+    insecure_http: flags.InsecureHttp = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")
     ] = None,
@@ -48,47 +67,102 @@ def show(
         bool, typer.Option("--detailed-exitcode", help="Exit 2 when there is something to do.")
     ] = False,
 ) -> int:
-    """Show a plan for review. The plan is checked to its last byte before anything is shown."""
-    from hdev_memory import plandir
-    from hdev_memory.cli import context
-    from hdev_memory.errors import UsageError
-    from hdev_memory.review import bounded, document, json, markdown, terminal
+    """Show a plan for review. The plan is checked to its last byte before anything is shown.
 
-    if form == "json" and max_bytes is not None:
+    What its entries hold is read from both ends, and compared with the plan's digests. Where an end
+    is out of reach, the review says so. The paths and URLs tell where the ends lie on this machine.
+    """
+    from hdev_memory import plandir
+    from hdev_memory.cli import context, steps
+    from hdev_memory.config import EndFlags
+    from hdev_memory.errors import UsageError
+    from hdev_memory.review import document, json, reading
+
+    if max_bytes is not None and form in ("json", "html"):
         raise UsageError(
-            "--max-bytes is for reviews that people read.",
-            why="JSON that was cut is not JSON.",
+            "--max-bytes is for reviews that are text.",
+            why=f"{form} that was cut is not {form}.",
             hint="Drop it, or take --format terminal or markdown.",
         )
+    shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
 
     with plandir.load(plan) as opened:
+
+        def described() -> document.Document:
+            if stat:
+                return document.bare(heading)
+            if no_content:
+                looked = steps.unread(opened)
+            else:
+                looked = steps.look(
+                    opened,
+                    context.settings(),
+                    EndFlags(path=source_path, url=source_url, api_key=own_source),
+                    EndFlags(path=target_path, url=target_url, api_key=own_target),
+                    shared_api_key=shared,
+                    insecure_http=insecure_http,
+                    bounds=reading.FULL if full else reading.BRIEF,
+                    only=only,
+                    key=key,
+                )
+            return document.describe(
+                opened, heading, looked, limit=None if full else 200, only=only, key=key
+            )
+
+        heading = document.head(
+            opened, name=opened.folder.name, audit=steps.audit_head(opened.folder)
+        )
         if form == "json":
             parts = json.render(opened, json.Filter(only, key, stat))
+        elif form == "html":
+            parts = iter([_html(described())])
+        elif form == "markdown":
+            parts = _markdown(described(), max_bytes)
         else:
-            described = document.describe(
-                opened,
-                name=opened.folder.name,
-                limit=None if full else 200,
-                only=only,
-                key=key,
-            )
-            render = markdown.render
-            if form == "terminal":
-                render = functools.partial(
-                    terminal.render,
-                    width=context.width(),
-                    colour=out is None and context.colour(sys.stdout),
-                    stat=stat,
-                )
-            if max_bytes is not None:
-                parts = iter([bounded.fit(described, render, max_bytes)])
-            else:
-                parts = iter([render(described)])
+            colour = out is None and context.colour(sys.stdout)
+            parts = _terminal(heading, described, colour, max_bytes)
         if out is not None:
             _write(out.absolute(), (part.encode() for part in parts))
         else:
             context.say_parts(parts)
         return 2 if detailed_exitcode and opened.plan.tail.summary.writes else 0
+
+
+def _terminal(
+    heading: Heading,
+    described: Callable[[], Document],
+    colour: bool,
+    max_bytes: int | None,
+) -> Iterator[str]:
+    """The head first: what the entries hold takes its time."""
+    from hdev_memory.cli import context
+    from hdev_memory.review import bounded, terminal
+
+    look = terminal.Look(context.width(), colour)
+    if max_bytes is not None:
+        render = functools.partial(terminal.render, width=look.width, colour=colour)
+        yield bounded.fit(described(), render, max_bytes)
+        return
+    for line in terminal.head(heading, look):
+        yield line + "\n"
+    for line in terminal.body(described(), look):
+        yield line + "\n"
+
+
+def _markdown(described: Document, max_bytes: int | None) -> Iterator[str]:
+    from hdev_memory.review import bounded, markdown
+
+    if max_bytes is None:
+        yield markdown.render(described)
+    else:
+        yield bounded.fit(described, markdown.render, max_bytes)
+
+
+def _html(described: Document) -> str:
+    from importlib import import_module
+
+    page: str = import_module("hdev_memory.review.html").render(described)
+    return page
 
 
 def _write(path: Path, parts: Iterator[bytes]) -> None:

@@ -44,10 +44,10 @@ from hdev_memory.cli.eventlines import (
 from hdev_memory.cli.progress import Shown
 from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings, resolve, span
 from hdev_memory.core.approval import Counted, Statement, encode, is_principal, used
-from hdev_memory.core.digest import sha256
+from hdev_memory.core.digest import named, sha256
 from hdev_memory.core.plan import End, Limits, Options, Provenance
-from hdev_memory.errors import HdevError, LockedError, PlanError, UsageError
-from hdev_memory.review import document, markdown, metadata
+from hdev_memory.errors import AuditError, HdevError, LockedError, PlanError, UsageError
+from hdev_memory.review import document, markdown, metadata, reading
 from hdev_memory.review.inert import inert
 
 DEFAULT_EXPIRY = "7d"
@@ -167,23 +167,83 @@ def opened_ends(source: ResolvedEnd, target: ResolvedEnd) -> Iterator[tuple[Back
 
 
 class Reviewer:
-    """Describes a new plan, once for each name: the file and the screen show the same rows.
+    """Describes a new plan, once: the file and the screen show the same rows.
 
-    Differences of metadata are read from both ends the first time.
+    What the entries hold is read from both ends the first time. A plan is never lost because its
+    review could not be read: the review then says so.
     """
 
     def __init__(self, ends: tuple[Backend, Backend], *, content: bool = True) -> None:
         self._ends = ends
-        self._changes = None if content else metadata.NONE
-        self._described: dict[tuple[str, str], document.Document] = {}
+        self._content = content
+        self._described: dict[str, document.Document] = {}
 
     def __call__(self, opened: plandir.OpenPlan, name: str) -> document.Document:
-        which = (opened.plan.plan_id, name)
+        which = opened.plan.plan_id
         if which not in self._described:
-            if self._changes is None:
-                self._changes = metadata.of_plan(opened, *self._ends)
-            self._described = {which: document.describe(opened, name=name, changes=self._changes)}
+            looked = reading.read(opened, *self._ends) if self._content else unread(opened)
+            heading = document.head(opened, name=name)
+            self._described = {which: document.describe(opened, heading, looked)}
         return self._described[which]
+
+
+def unread(opened: plandir.OpenPlan) -> reading.Looked:
+    """What a review says of the entries when it was told to leave their contents out."""
+    return reading.unread(opened, "Contents are left out of this review.")
+
+
+def look(
+    opened: plandir.OpenPlan,
+    settings: Settings,
+    source: EndFlags,
+    target: EndFlags,
+    *,
+    shared_api_key: Secret | None,
+    insecure_http: bool,
+    bounds: reading.Bounds,
+    only: str | None = None,
+    key: str | None = None,
+) -> reading.Looked:
+    """What the entries of a plan hold, from the ends as an apply resolves them.
+
+    An end that is out of reach, refuses its key or is not the plan's is no error: the review is
+    there without it, and says so. Raises UsageError for flags that contradict one another.
+    """
+    told = any(value is not None for end in (source, target) for value in (end.path, end.url))
+    try:
+        resolved = resolve(
+            settings,
+            *ends_of(settings, opened, source, target),
+            shared_api_key=shared_api_key,
+            insecure_http=insecure_http,
+        )
+        for warning in resolved.warnings:
+            warn(warning)
+        with opened_ends(resolved.source, resolved.target) as ends:
+            engine.check_ends(opened.plan.head, *ends)
+            return reading.read(opened, *ends, bounds, only=only, key=key)
+    except HdevError as error:
+        if told and isinstance(error, UsageError):
+            raise
+        return reading.unread(opened, f"The contents could not be read. {error}")
+
+
+def audit_head(folder: Path) -> document.AuditHead | None:
+    """Where the log of a plan stands; None where there is none. A damaged one is warned about."""
+    try:
+        last = plandir.last_record(folder)
+    except AuditError as error:
+        warn(f"{error} `hdev audit verify {folder}` tells more.")
+        return None
+    if last is None:
+        return None
+    record, head = last
+    return document.AuditHead(
+        seq=head.seq,
+        digest=named(head.digest),
+        event=inert(record.event),
+        time=inert(record.time),
+    )
 
 
 def make_plan(

@@ -8,7 +8,7 @@ see its own end cut off: for that the head (the last `seq` and its digest) is ke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -156,26 +156,39 @@ def chained(
     """
     decode = msgspec.json.Decoder(kind).decode
     for number, line in enumerate(lines, start=head.seq + 1):
-        if not line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
-            raise _tampered(number, "it does not end as a record does")
-        text = line[:-1]
-        try:
-            record = decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise _tampered(number, f"it is no record ({error})") from None
-        if _encode(record) != text:
-            raise _tampered(number, "it is not in canonical form")
+        record, behind = _record(line, number, decode)
         if record.seq != head.seq + 1:
             raise _tampered(number, f"it has seq {record.seq} where {head.seq + 1} must stand")
         if record.prev != head.digest:
             raise _tampered(number, "it does not follow from the line before it")
-        head = Headmark(seq=record.seq, digest=sha256(text))
+        head = behind
         yield record, head
 
 
-def _tampered(number: int, why: str) -> AuditError:
+def head_of(line: bytes) -> tuple[Record, Headmark]:
+    """The record in the last line of a log, and the log's head; nothing before it is checked.
+
+    Raises AuditError when the line is no record.
+    """
+    return _record(line, None, msgspec.json.Decoder(Record).decode)
+
+
+def _record(line: bytes, number: int | None, decode: Callable[[bytes], R]) -> tuple[R, Headmark]:
+    if not line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
+        raise _tampered(number, "it does not end as a record does")
+    text = line[:-1]
+    try:
+        record = decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _tampered(number, f"it is no record ({error})") from None
+    if _encode(record) != text:
+        raise _tampered(number, "it is not in canonical form")
+    return record, Headmark(seq=record.seq, digest=sha256(text))
+
+
+def _tampered(number: int | None, why: str) -> AuditError:
     return AuditError(
         "The audit log was edited or damaged.",
-        why=f"Line {number}: {why}.",
+        why=f"{'The last line' if number is None else f'Line {number}'}: {why}.",
         hint="Compare it with another copy or with the receipt; it proves nothing as it is.",
     )

@@ -1,8 +1,11 @@
-"""The neutral review of a plan: compared once, made inert once, rendered many times."""
+"""The neutral review of a plan: compared once, made inert once, rendered many times.
+
+A document is a heading, which is there as soon as the plan was checked, and the rows below it.
+Every text in it is inert; renderers decide only how it looks.
+"""
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterator
 from typing import assert_never
@@ -11,10 +14,10 @@ import msgspec
 
 from hdev_memory.core.diff import AnyAction, Blocked, Create, Delete, Overwrite, Skip
 from hdev_memory.core.entry import Value
-from hdev_memory.core.plan import End, Summary
+from hdev_memory.core.plan import End, Finding, Summary
 from hdev_memory.plandir import OpenPlan
 from hdev_memory.review.inert import inert
-from hdev_memory.review.metadata import NONE, Changes
+from hdev_memory.review.reading import Details, Looked, asked, kind_of
 
 KINDS = ("create", "overwrite", "blocked", "skip", "delete")
 """In the order of a review in a terminal; deletes come last, as they run last."""
@@ -28,19 +31,11 @@ NEVER_CUT = frozenset({"overwrite", "delete", "blocked"})
 """Kinds that are listed in full whatever the limit: they are what a review is for."""
 
 
-_KIND: dict[type[AnyAction], str] = {
-    Create: "create",
-    Overwrite: "overwrite",
-    Delete: "delete",
-    Skip: "skip",
-    Blocked: "blocked",
-}
-
-
 class Row(Value, frozen=True):
-    """One action, its texts inert; `before` and `after` are sizes in bytes, None for absence.
+    """One action; `before` and `after` are sizes in bytes, None for absence.
 
-    `details` are lines below it: how its metadata differs, where that was looked at.
+    `details` are what it does to the entry, None where that was not looked at. `twins` are other
+    names that a reader could take for this one.
     """
 
     kind: str
@@ -48,19 +43,40 @@ class Row(Value, frozen=True):
     before: int | None
     after: int | None
     reason: str
-    details: tuple[str, ...] = ()
+    details: Details | None = None
+    twins: tuple[str, ...] = ()
 
 
 class EndLine(Value, frozen=True):
-    """One end in words."""
+    """One end in words; `cas` is its level, `promises` what that and its durability mean."""
 
     kind: str
     location: str
+    label: str
+    cas: str
     promises: str
 
 
-class Document(Value, frozen=True):
-    """Everything that a renderer needs; `omitted` counts the rows left out, by kind."""
+class FindingLine(Value, frozen=True):
+    """Something that whoever reviews should know, of one entry or (`key` None) of the plan."""
+
+    level: str
+    rule: str
+    key: str | None
+    text: str
+
+
+class AuditHead(Value, frozen=True):
+    """Where the plan's audit log stands: the number of its last record, its digest and event."""
+
+    seq: int
+    digest: str
+    event: str
+    time: str
+
+
+class Heading(Value, frozen=True):
+    """What is known of a plan before its actions are looked at."""
 
     name: str
     plan_id: str
@@ -68,38 +84,69 @@ class Document(Value, frozen=True):
     source: EndLine
     target: EndLine
     options: str
-    rows: dict[str, list[Row]]
-    omitted: dict[str, int]
     summary: Summary
-    findings: tuple[str, ...]
+    findings: tuple[FindingLine, ...]
     created: str
     expires: str | None
+    tool: str
+    audit: AuditHead | None = None
+
+
+class Document(Value, frozen=True):
+    """Everything that a renderer needs.
+
+    `rows` by kind, in key order; `omitted` counts those left out. `unread` counts, by kind, the
+    entries whose contents were not looked at although they could be; `why` says why nothing, or
+    nothing more, was read (empty where only the bounds ended it).
+    """
+
+    heading: Heading
+    rows: dict[str, list[Row]]
+    omitted: dict[str, int]
+    unread: dict[str, int]
+    why: str
+
+
+def head(opened: OpenPlan, *, name: str, audit: AuditHead | None = None) -> Heading:
+    """Describe a plan as a whole."""
+    plan = opened.plan
+    return Heading(
+        name=inert(name),
+        plan_id=plan.plan_id,
+        effect=plan.tail.effect,
+        source=_end(plan.head.source),
+        target=_end(plan.head.target),
+        options=_options(opened),
+        summary=plan.tail.summary,
+        findings=tuple(_finding(finding) for finding in plan.tail.findings),
+        created=plan.tail.provenance.created,
+        expires=plan.tail.provenance.expires,
+        tool=inert(plan.tail.provenance.tool),
+        audit=audit,
+    )
 
 
 def describe(
     opened: OpenPlan,
+    heading: Heading,
+    looked: Looked,
     *,
-    name: str,
     limit: int | None = 200,
     only: str | None = None,
     key: str | None = None,
-    changes: Changes = NONE,
 ) -> Document:
-    """Describe a plan; `limit` rows of each kind that may be cut, None for all.
+    """Describe a plan's actions; `limit` rows of each kind that may be cut, None for all.
 
     `only` keeps one kind of action, `key` those whose key matches a glob; both leave the totals as
-    they are. `changes` are differences of metadata that were read from both ends.
+    they are.
     """
-    plan = opened.plan
     rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
     omitted = dict.fromkeys(KINDS, 0)
-    left = msgspec.structs.asdict(plan.tail.summary)
+    left = msgspec.structs.asdict(opened.plan.tail.summary)
     for action in opened.actions():
-        kind = _KIND[type(action)]
+        kind = kind_of(action)
         left[kind] -= 1
-        if (only is not None and kind != only) or (
-            key is not None and not fnmatch.fnmatchcase(action.key, key)
-        ):
+        if not asked(action, only, key):
             continue
         if limit is not None and kind not in NEVER_CUT and len(rows[kind]) >= limit:
             omitted[kind] += 1  # without a row: making one costs ten times as much as counting it
@@ -107,58 +154,53 @@ def describe(
                 omitted[kind] += left[kind]
                 break
         else:
-            rows[kind].append(_row(action, changes.lines.get(action.key, ())))
+            rows[kind].append(_row(action, looked))
     return Document(
-        name=inert(name),
-        plan_id=plan.plan_id,
-        effect=plan.tail.effect,
-        source=_end(plan.head.source),
-        target=_end(plan.head.target),
-        options=_options(opened),
-        rows=rows,
-        omitted=omitted,
-        summary=plan.tail.summary,
-        findings=(*(inert(finding.text) for finding in plan.tail.findings), *_unlooked(changes)),
-        created=plan.tail.provenance.created,
-        expires=plan.tail.provenance.expires,
+        heading=heading, rows=rows, omitted=omitted, unread=dict(looked.left), why=looked.why
     )
 
 
-def _unlooked(changes: Changes) -> Iterator[str]:
-    if changes.left:
-        yield f"Differences of metadata are not shown for {changes.left} further overwrites."
+def bare(heading: Heading) -> Document:
+    """The document without the actions: its totals, ends and findings."""
+    none: dict[str, list[Row]] = {kind: [] for kind in KINDS}
+    return Document(heading=heading, rows=none, omitted=dict.fromkeys(KINDS, 0), unread={}, why="")
 
 
-def _row(action: AnyAction, details: tuple[str, ...]) -> Row:
+def _finding(finding: Finding) -> FindingLine:
+    return FindingLine(
+        level=finding.level,
+        rule=inert(finding.rule),
+        key=shown_key(finding.key) if finding.key is not None else None,
+        text=inert(finding.text),
+    )
+
+
+def _row(action: AnyAction, looked: Looked) -> Row:
     match action:
         case Create():
             before = action.before.bytes if action.before is not None else None
-            return _of(action, before, action.after.bytes)
+            return _of(action, before, action.after.bytes, looked)
         case Overwrite():
-            return _of(action, action.before.bytes, action.after.bytes, details)
+            return _of(action, action.before.bytes, action.after.bytes, looked)
         case Delete():
-            return _of(action, action.before.bytes, None)
+            return _of(action, action.before.bytes, None, looked)
         case Skip():
-            return _of(action, action.before.bytes, action.before.bytes)
+            return _of(action, action.before.bytes, action.before.bytes, looked)
         case Blocked():
-            return _of(action, None, None)
+            return _of(action, None, None, looked)
         case _:
             assert_never(action)
 
 
-def _of(
-    action: AnyAction,
-    before: int | None,
-    after: int | None,
-    details: tuple[str, ...] = (),
-) -> Row:
+def _of(action: AnyAction, before: int | None, after: int | None, looked: Looked) -> Row:
     return Row(
-        kind=_KIND[type(action)],
+        kind=kind_of(action),
         key=shown_key(action.key),
         before=before,
         after=after,
         reason=inert(action.reason),
-        details=details,
+        details=looked.details.get(action.key),
+        twins=tuple(shown_key(twin) for twin in looked.twins.get(action.key, ())),
     )
 
 
@@ -174,7 +216,13 @@ def _end(end: End) -> EndLine:
         "none": "writes are not guarded",
     }[end.capabilities.cas]
     durable = "durable" if end.capabilities.durability == "synced" else "durability unknown"
-    return EndLine(kind=end.kind, location=inert(end.location), promises=f"{promises}, {durable}")
+    return EndLine(
+        kind=end.kind,
+        location=inert(end.location),
+        label=inert(end.label),
+        cas=end.capabilities.cas,
+        promises=f"{promises}, {durable}",
+    )
 
 
 def _options(opened: OpenPlan) -> str:
@@ -217,6 +265,42 @@ def cut(document: Document) -> str:
     """Which rows are left out, by kind, in one sentence; empty when none is."""
     parts = [f"{document.omitted[kind]} {kind}" for kind in GRAVEST if document.omitted[kind]]
     return f"NOT SHOWN HERE: {', '.join(parts)}." if parts else ""
+
+
+def unread(document: Document) -> str:
+    """Which contents were not looked at, and why, in one or two sentences; empty when all were."""
+    return " ".join(filter(None, (hidden(document), document.why)))
+
+
+def hidden(document: Document) -> str:
+    """Which contents are not shown, by kind, in words of ours alone; empty when all are."""
+    parts = [f"{document.unread[kind]} {kind}" for kind in GRAVEST if document.unread.get(kind)]
+    return f"CONTENTS NOT SHOWN HERE: of {', '.join(parts)}." if parts else ""
+
+
+def drifted(document: Document) -> str:
+    """How many rows tell of drift, in one sentence; empty when none does."""
+    count = sum(
+        row.details is not None and row.details.drift != ""
+        for rows in document.rows.values()
+        for row in rows
+    )
+    if not count:
+        return ""
+    are = "is" if count == 1 else "are"
+    return f"DRIFT: {count} of the entries shown here {are} not as planned any more; plan again."
+
+
+def warnings(document: Document) -> list[str]:
+    """What a reader must not miss, in words of ours alone, one sentence each."""
+    return [text for text in (drifted(document), cut(document), hidden(document)) if text]
+
+
+def lines_changed(details: Details | None) -> str:
+    """`-2 +1`: whole lines of content that go and come; empty where the content stays."""
+    if details is None or details.content is None:
+        return ""
+    return f"-{details.content.removed} +{details.content.added}"
 
 
 def size(count: int | None) -> str:

@@ -1,70 +1,66 @@
-"""How the metadata of two entries differs, in a few inert lines; never stored in a plan.
+"""How the metadata of two entries differs, in inert texts; never stored in a plan.
 
-A plan holds only digests of metadata, so the entries are read back from both ends and compared with
-those digests first. deepdiff is imported where there is a difference to show, and only there.
+deepdiff is imported where a value has parts to compare, and only there.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hdev_memory.backends.base import Reader
-from hdev_memory.core.diff import Overwrite, needed
-from hdev_memory.core.digest import NotCanonical, canonical_json
-from hdev_memory.core.entry import (
-    Entry,
-    Metadata,
-    Normalisation,
-    Value,
-    metadata_digest,
-)
-from hdev_memory.plandir import OpenPlan
+from hdev_memory.core.digest import NotCanonical, canonical_json, sha256
+from hdev_memory.core.entry import Entry, Metadata, Normalisation, Value
 from hdev_memory.review.inert import inert
 
 MAX_ENTRIES = 50
-"""Entries whose metadata is read back for one review."""
+"""Entries whose metadata is read back to tell of drift."""
 
 MAX_BYTES = 16 * 1024
 """Metadata whose canonical JSON is longer is not compared piece by piece."""
 
-MAX_LINES = 8
+MAX_CHANGES = 8
+
+_PLAIN_NAME = re.compile(r"[\w-]+")
 MAX_VALUE = 60
 """Characters of a value; a longer one is cut."""
 
-CHANGED = ("it has changed since the plan was made: make the plan again",)
+
+class MetadataChange(Value, frozen=True):
+    """One value, inert: `before` is None where it was added, `after` where it was removed.
+
+    `path` is `owner.name[2]`. `bookkeeping` is True for what backends rewrite by themselves, which
+    is no part of any digest.
+    """
+
+    path: str
+    before: str | None
+    after: str | None
+    bookkeeping: bool = False
+
+    @property
+    def line(self) -> str:
+        if self.before is None:
+            return f"{self.path}: added {self.after}"
+        if self.after is None:
+            return f"{self.path}: removed {self.before}"
+        return f"{self.path}: {self.before} -> {self.after}"
 
 
-class Changes(Value, frozen=True):
-    """Lines for each key; `left` counts the entries that were not looked at."""
+class MetadataChanges(Value, frozen=True):
+    """What differs: the first changes, how many more there are, or why that cannot be told."""
 
-    lines: dict[str, tuple[str, ...]]
-    left: int
+    changes: tuple[MetadataChange, ...] = ()
+    left: int = 0
+    note: str = ""
 
-
-NONE = Changes(lines={}, left=0)
-
-
-def of_plan(opened: OpenPlan, source: Reader, target: Reader, limit: int = MAX_ENTRIES) -> Changes:
-    """What a plan's overwrites do to metadata, for the first `limit` that change it."""
-    if not opened.plan.tail.summary.overwrite:
-        return NONE  # spares a pass over the actions
-    actions: list[Overwrite] = []
-    left = 0
-    for action in opened.actions():
-        if isinstance(action, Overwrite) and action.before.metadata != action.after.metadata:
-            if len(actions) < limit:
-                actions.append(action)
-            else:
-                left += 1
-    normalisation = opened.plan.head.normalisation
-    keys = [action.key for action in actions]
-    lines = {
-        action.key: _as_planned(action, ours, theirs, normalisation)
-        for action, (ours, theirs) in zip(actions, _both(keys, source, target), strict=True)
-    }
-    return Changes(lines=lines, left=left)
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """For messages: a line for each, and one that counts the rest."""
+        more = (f"… and {self.left} more differences",) if self.left else ()
+        return (*(change.line for change in self.changes), *more, *filter(None, (self.note,)))
 
 
 def between(
@@ -77,92 +73,91 @@ def between(
     """From the target's metadata to the source's, for the first keys that both hold unlike."""
     wanted = list(keys)[:limit]
     found = {}
-    for key, (ours, theirs) in zip(wanted, _both(wanted, source, target), strict=True):
+    both = zip(source.read(wanted), target.read(wanted), strict=True)
+    for key, (ours, theirs) in zip(wanted, both, strict=True):
         if isinstance(ours, Entry) and isinstance(theirs, Entry):
             lines = differences(
                 normalisation.metadata(theirs.metadata), normalisation.metadata(ours.metadata)
-            )
+            ).lines
             if lines:
-                found[key] = tuple(lines)
+                found[key] = lines
     return found
 
 
-def _both(keys: Sequence[str], source: Reader, target: Reader) -> Iterator[tuple[object, object]]:
-    return zip(source.read(keys), target.read(keys), strict=True)
-
-
-def _as_planned(
-    action: Overwrite, ours: object, theirs: object, normalisation: Normalisation
-) -> tuple[str, ...]:
-    """The lines of an overwrite, if both ends still are what the plan says."""
-    if not isinstance(ours, Entry) or not isinstance(theirs, Entry):
-        return CHANGED
-    before = normalisation.metadata(theirs.metadata)
-    after = normalisation.metadata(ours.metadata)
-    try:
-        planned = normalisation.state(
-            theirs.content, theirs.metadata
-        ) == action.before and normalisation.state(ours.content, ours.metadata) == needed(action)
-        if action.source is not None:  # the target keeps what only it has
-            after = {**before, **after}
-        if not planned or metadata_digest(after) != action.after.metadata:
-            return CHANGED
-    except NotCanonical:
-        return CHANGED
-    return tuple(differences(before, after))
-
-
-def differences(before: Metadata, after: Metadata) -> list[str]:
-    """Inert lines that tell two metadata apart; [] only where they have the same canonical form.
-
-    At most MAX_LINES, the last of which then counts the others.
-    """
+def differences(
+    before: Metadata, after: Metadata, max_changes: int = MAX_CHANGES
+) -> MetadataChanges:
+    """What tells two metadata apart; empty only where they have the same canonical form."""
     try:
         sizes = [len(canonical_json(metadata)) for metadata in (before, after)]
     except NotCanonical as error:
-        return [f"cannot be compared: one side {error}"]
+        return MetadataChanges(note=f"cannot be compared: one side {error}")
     if max(sizes) > MAX_BYTES:
         if canonical_json(before) == canonical_json(after):
-            return []
-        return [f"too long to be compared here ({sizes[0]} and {sizes[1]} bytes)"]
-    lines = [line for key in sorted({*before, *after}) for line in _of_key(key, before, after)]
-    if len(lines) > MAX_LINES:
-        left = len(lines) - (MAX_LINES - 1)
-        lines[MAX_LINES - 1 :] = [f"… and {left} more differences"]
-    return lines
+            return MetadataChanges()
+        note = f"too long to be compared here ({sizes[0]} and {sizes[1]} bytes)"
+        return MetadataChanges(note=note)
+    found = [change for key in sorted({*before, *after}) for change in _of_key(key, before, after)]
+    return MetadataChanges(
+        changes=tuple(found[:max_changes]), left=max(0, len(found) - max_changes)
+    )
 
 
-def _of_key(key: str, before: Metadata, after: Metadata) -> list[str]:
+def bookkeeping(
+    before: Metadata, after: Metadata, normalisation: Normalisation
+) -> tuple[MetadataChange, ...]:
+    """What will be copied of the values that backends keep for themselves, and differs."""
+    return tuple(
+        MetadataChange(
+            path=inert(key),
+            before=_kept(before[key]) if key in before else None,
+            after=_kept(after[key]),
+            bookkeeping=True,
+        )
+        for key in normalisation.bookkeeping
+        if key in after and (key not in before or not _same(before[key], after[key]))
+    )
+
+
+def _kept(value: Any) -> str:
+    """A bookkeeping value; no digest covers it, so it may have no canonical form."""
+    try:
+        return _value(value)
+    except NotCanonical as error:
+        return f"(cannot be shown: it {error})"
+
+
+def _same(before: Any, after: Any) -> bool:
+    try:
+        return canonical_json(before) == canonical_json(after)
+    except NotCanonical:
+        return False
+
+
+def _of_key(key: str, before: Metadata, after: Metadata) -> list[MetadataChange]:
     if key not in after:
-        return [f"{inert(key)}: removed {_value(before[key])}"]
+        return [MetadataChange(path=_path([key]), before=_value(before[key]), after=None)]
     if key not in before:
-        return [f"{inert(key)}: added {_value(after[key])}"]
-    if canonical_json(before[key]) == canonical_json(after[key]):
+        return [MetadataChange(path=_path([key]), before=None, after=_value(after[key]))]
+    if _same(before[key], after[key]):
         return []
     return _deep(key, before[key], after[key])
 
 
-def _deep(key: str, before: Any, after: Any) -> list[str]:
+def _deep(key: str, before: Any, after: Any) -> list[MetadataChange]:
     from deepdiff import DeepDiff
 
     found = DeepDiff(_leaves(before), _leaves(after), view="tree", ignore_private_variables=False)
-    lines = []
+    changes = []
     for kind, levels in found.items():
         for level in levels:
             path = [key, *level.path(output_format="list")]
-            match kind:
-                case "dictionary_item_added":
-                    text = f"added {_shown(level.t2)}"
-                case "dictionary_item_removed":
-                    text = f"removed {_shown(level.t1)}"
-                case "iterable_item_added":
-                    path, text = path[:-1], f"added {_shown(level.t2)}"
-                case "iterable_item_removed":
-                    path, text = path[:-1], f"removed {_shown(level.t1)}"
-                case _:
-                    text = f"{_shown(level.t1)} -> {_shown(level.t2)}"
-            lines.append(f"{_path(path)}: {text}")
-    return lines
+            if kind.startswith("iterable_item"):
+                path = path[:-1]
+            one = None if kind.endswith("_added") else _shown(level.t1)
+            other = None if kind.endswith("_removed") else _shown(level.t2)
+            changes.append(MetadataChange(path=_path(path), before=one, after=other))
+    return changes
 
 
 def _leaves(value: Any) -> Any:
@@ -180,8 +175,14 @@ def _value(value: Any) -> str:
 
 def _shown(leaves: Any) -> str:
     """JSON of what `_leaves` made, inert and not too long."""
-    text = inert(_json(leaves))
-    return text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…"
+    return _short(inert(_json(leaves)))
+
+
+def _short(text: str) -> str:
+    """The text, or its beginning with a digest of the whole: two texts never look the same."""
+    if len(text) <= MAX_VALUE:
+        return text
+    return f"{text[:MAX_VALUE]}… ({len(text)} characters, sha256 {sha256(text.encode())[:12]})"
 
 
 def _json(leaves: Any) -> str:
@@ -195,11 +196,12 @@ def _json(leaves: Any) -> str:
 
 
 def _path(path: Sequence[str | int]) -> str:
-    """`owner.name[2]`, inert; a dot in a name is not told from the dot between two."""
+    """`owner.name[2]`, inert; a name that is no plain word stands in quotes."""
     text = ""
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += f".{inert(part)}" if text else inert(part)
-    return text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…"
+            name = part if _PLAIN_NAME.fullmatch(part) else json.dumps(part, ensure_ascii=False)
+            text += f".{name}" if text else name
+    return _short(inert(text))
