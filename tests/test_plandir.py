@@ -185,7 +185,7 @@ def test_a_receipt_without_durability_is_one_of_before(tmp_path):
     del older["durability"]
     path.write_text(json.dumps(older))
 
-    assert plandir.read_receipt(path).durability == "full"
+    assert plandir.read_receipt(path).receipt.durability == "full"
 
 
 def test_one_lock_at_a_time_and_free_again_behind_it(tmp_path: Path):

@@ -29,7 +29,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verify:verify", "Re-read the target and compare it with a plan."),
     "rollback": ("rollback:rollback", "Write a plan that undoes another one."),
     "audit verify": ("audit:audit_verify", "Check the audit log of a plan."),
-    "audit show": ("audit:audit_show", "Show the audit log of a plan as a timeline."),
+    "audit show": ("audit_show:audit_show", "Show the audit log of a plan as a timeline."),
+    "audit sign": ("audit:audit_sign", "Sign the receipt of a plan's last run."),
+    "audit export": ("audit_export:audit_export", "Write an in-toto statement of a plan's run."),
     "migrate-memory": ("migrate_memory:migrate_memory", "Plan and apply in one step."),
     "memory-server": ("memory_server:memory_server", "Serve a memory over HTTP."),
     "session": ("session:session", "Take !migrate_memory commands from a prompt or a pipe."),
@@ -45,7 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Command -> (module:function, help line); `hdev --help` lists groups behind the others."""
 
 GROUPS = {
-    "audit": "Check and show audit logs.",
+    "audit": "Check, show, sign and export audit logs.",
     "backend": "Put a store through the promises of a backend.",
     "backups": "List and remove pre-images.",
     "config": "Look at the configuration.",

@@ -122,7 +122,10 @@ class PlanEnding(Ending, frozen=True, tag="summary"):
 
 
 class ApplyEnding(Ending, frozen=True, tag="summary"):
-    """`head` is null where there was nothing to do; `counts` are those of the receipt."""
+    """`head` is null where there was nothing to do; `counts` are those of the receipt.
+
+    `signed_with` is the fingerprint of the key that signed the receipt, null for none.
+    """
 
     plan: str
     plan_id: str
@@ -130,6 +133,7 @@ class ApplyEnding(Ending, frozen=True, tag="summary"):
     counts: dict[str, int]
     durability: Literal["full", "none"]
     head: str | None
+    signed_with: str | None
     command: Literal["apply"] = "apply"
 
 
@@ -187,10 +191,14 @@ class ConfigEnding(Ending, frozen=True, tag="summary"):
 
 
 class AuditEnding(Ending, frozen=True, tag="summary"):
+    """`anchored_to` is the last record that something from outside vouches for, 0 for none."""
+
     plan_id: str
     records: int
     head: str
     anchored: bool
+    anchored_to: int
+    signed_by: str | None
     command: Literal["audit verify"] = "audit verify"
 
 

@@ -7,6 +7,7 @@ see its own end cut off: for that the head (the last `seq` and its digest) is ke
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
@@ -94,33 +95,121 @@ def link(record: Record, head: Headmark) -> tuple[bytes, Headmark]:
     return text + b"\n", Headmark(seq=chained.seq, digest=sha256(text))
 
 
-def verify(lines: Iterable[bytes]) -> Iterator[tuple[Record, Headmark]]:
+def parse_headmark(text: str) -> Headmark:
+    """`SEQ:sha256:DIGEST`, as `apply` prints it. Raises ValueError for anything else."""
+    found = re.fullmatch(r"(0|[1-9][0-9]{0,15}):sha256:([0-9a-f]{64})", text)
+    if found is None:
+        raise ValueError(text)
+    return Headmark(seq=int(found[1]), digest=found[2])
+
+
+def verify(lines: Iterable[bytes], plan: str | None = None) -> Iterator[tuple[Record, Headmark]]:
     """Each record with the head behind it, from the lines of a log (each with its LF).
 
-    Raises AuditError at the first line that the chain does not allow.
+    Where a `plan` id is given, a record about another one is damage. Raises AuditError at the first
+    line that the chain does not allow; what follows there is read only to tell what was done.
     """
+    rest = iter(lines)
     head = EMPTY
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
-            raise _tampered(number, "it does not end as a record does")
-        text = line[:-1]
-        try:
-            record = _decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise _tampered(number, f"it is no record ({error})") from None
-        if _encode(record) != text:
-            raise _tampered(number, "it is not in canonical form")
+    previous: Record | None = None
+    for number, line in enumerate(rest, start=1):
+        record = _read(line, number, rest)
+        if plan is not None and record.plan != plan:
+            raise _foreign(number, record)
         if record.seq != head.seq + 1:
-            raise _tampered(number, f"it has seq {record.seq} where {head.seq + 1} must stand")
+            raise _misplaced(number, record, previous, head, rest)
         if record.prev != head.digest:
-            raise _tampered(number, "it does not follow from the line before it")
-        head = Headmark(seq=record.seq, digest=sha256(text))
+            raise _broken(number)
+        head = Headmark(seq=record.seq, digest=sha256(line[:-1]))
+        previous = record
         yield record, head
 
 
-def _tampered(number: int, why: str) -> AuditError:
+def _read(line: bytes, number: int, rest: Iterator[bytes]) -> Record:
+    if not line.endswith(b"\n"):
+        if any(part.endswith(b"\n") for part in rest):
+            raise _edited(number, "it is longer than a record can be")
+        raise AuditError(
+            "The last line of the audit log is torn.",
+            why=f"Line {number} has no end: its write was cut off, or is still going on.",
+            hint="Where no apply is running, the next one sets it aside and records that.",
+        )
+    text = line[:-1]
+    if len(text) >= MAX_LINE_BYTES:
+        raise _edited(number, "it is longer than a record can be")
+    try:
+        record = _decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _edited(number, f"it is no record ({error})") from None
+    if _encode(record) != text:
+        raise _edited(number, "it is not in canonical form")
+    return record
+
+
+_COMPARE = "Compare it with another copy or with the receipt; it proves nothing as it is."
+
+
+def _edited(number: int, why: str) -> AuditError:
     return AuditError(
-        "The audit log was edited or damaged.",
-        why=f"Line {number}: {why}.",
-        hint="Compare it with another copy or with the receipt; it proves nothing as it is.",
+        "The audit log was edited or damaged.", why=f"Line {number}: {why}.", hint=_COMPARE
+    )
+
+
+def _foreign(number: int, record: Record) -> AuditError:
+    if number == 1:
+        what, why = "The audit log belongs to another plan.", "Its first record"
+    else:
+        what, why = "The audit log was spliced together.", f"Line {number}"
+    return AuditError(
+        what,
+        why=f"{why} is about another plan, {record.plan}.",
+        hint="Put the plan's own log back; it is what tells how far it got.",
+    )
+
+
+def _misplaced(
+    number: int, record: Record, previous: Record | None, head: Headmark, rest: Iterator[bytes]
+) -> AuditError:
+    """What was done to a log where another `seq` stands than must."""
+    wanted = head.seq + 1
+    if record.prev == head.digest:
+        return _edited(number, f"it has seq {record.seq} where {wanted} must stand")
+    if record == previous:
+        what, why = "A record of the audit log is repeated.", f"Line {number} is line {number - 1}"
+    elif record.seq < wanted:
+        what = "The records of the audit log are out of order."
+        why = f"Record {record.seq} stands at line {number}, where {wanted} must stand"
+    elif (found := _position(wanted, head, rest, number)) is not None:
+        what = "The records of the audit log are out of order."
+        why = f"Record {wanted} stands at line {found}, behind record {record.seq}"
+    else:
+        last = record.seq - 1
+        missing = f"Record {wanted} is" if last == wanted else f"Records {wanted} to {last} are"
+        what = "Records were cut out of the audit log."
+        why = f"{missing} missing before line {number}"
+    return AuditError(what, why=f"{why}.", hint=_COMPARE)
+
+
+def _position(wanted: int, head: Headmark, rest: Iterator[bytes], number: int) -> int | None:
+    """The line of the record that must come next, where it stands further behind."""
+    for line_number, line in enumerate(rest, start=number + 1):
+        try:
+            record = _decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue
+        if record.seq == wanted and record.prev == head.digest:
+            return line_number
+    return None
+
+
+def _broken(number: int) -> AuditError:
+    if number == 1:
+        return _edited(1, "it does not begin a log")
+    return AuditError(
+        "The audit log was edited or spliced.",
+        why=(
+            f"Line {number} does not follow from line {number - 1}: that one was changed, or what "
+            f"stands from line {number} on comes from another log."
+        ),
+        hint=_COMPARE,
     )
