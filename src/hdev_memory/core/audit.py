@@ -38,7 +38,13 @@ Event = Literal[
     "finished",
 ]
 
-Time = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]
+Time = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$",
+        max_length=24,  # without it a line break at the end would match as well
+    ),
+]
 """A point in time as RFC 3339 in UTC, to the millisecond."""
 
 

@@ -68,4 +68,6 @@ def render(records: Iterable[Record]) -> Iterator[str]:
 
 
 def _state(state: State | None) -> tuple[str | int, ...]:
-    return (state.content, state.metadata, state.bytes) if state is not None else ("", "", "")
+    if state is None:
+        return ("", "", "")
+    return (cell(state.content), cell(state.metadata), state.bytes)

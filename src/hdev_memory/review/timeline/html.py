@@ -78,13 +78,15 @@ def render(totals: Totals, parts: Iterator[Part]) -> Iterator[str]:
         autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     page = environment.from_string(_PAGE)
-    return page.generate(
+    pieces = page.stream(
         policy=POLICY,
         style=Markup(_STYLE),  # noqa: S704 - it is ours
         totals=totals,
         parts=map(_kinded, parts),
         summed_up=summed_up,
     )
+    pieces.enable_buffering(200)
+    return pieces
 
 
 def _kinded(part: Part) -> dict[str, object]:
