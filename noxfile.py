@@ -12,6 +12,7 @@ TEST_TOOLS = (
     "fastapi",
     "hypothesis",
     "in-toto-attestation",
+    "jsonschema",
     "pexpect",
     "pytest",
     "pytest-randomly",

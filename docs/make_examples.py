@@ -1,7 +1,8 @@
-"""Makes the example plan below `plans/` and the README's picture, by running the tool itself."""
+"""Makes the example plan below `plans/`, the README's picture and the schemas, with the tool."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hdev_memory import plandir
-from hdev_memory.cli import demo, steps
+from hdev_memory.cli import demo, schema, steps
 from hdev_memory.config import EndFlags, load, resolve
 from hdev_memory.review import document, terminal
 
@@ -35,6 +36,14 @@ def main() -> None:
         ):
             draw(opened)
     (place / "approvals" / ".gitkeep").touch()
+    write_schemas()
+
+
+def write_schemas() -> None:
+    """What `hdev schema` prints of each form, in docs/schemas."""
+    for form in schema.FORMS:
+        text = json.dumps(schema.document(form), indent=2) + "\n"
+        (ROOT / "docs" / "schemas" / f"{form}.schema.json").write_text(text)
 
 
 def draw(opened: plandir.OpenPlan) -> None:

@@ -152,6 +152,28 @@ def test_the_example_plan_is_intact_and_shows_as_its_review_says(hdev, home):
     assert hdev("audit", "verify", place).status == 10
 
 
+def test_the_example_of_a_review_for_programs_runs(hdev, home, tmp_path):
+    ((text),) = fenced(ROOT / "docs/formats.md", "bash")
+    put_entry(tmp_path / "work/source", "a", "x")
+    put_entry(tmp_path / "work/target", "gone/b", "y")
+    hdev(
+        "plan", "filesystem:source", "filesystem:target", "--delete", "--max-delete", "1", "-o", "p"
+    )
+    done = subprocess.run(
+        ["bash", "-c", text.replace("PLAN", "p")],
+        env={
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(home),
+        },
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
+    )
+
+    assert done.stdout == "gone/b\n"
+
+
 def test_the_demo_tells_the_story_and_leaves_nothing(hdev, home, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()

@@ -82,3 +82,19 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(tmp_path):
 
     assert (tmp_path / "outside").read_bytes() == b"safe"
     assert not (tmp_path / "a").is_symlink()
+
+
+def test_a_file_is_replaced_by_a_stream_whole_or_not_at_all(tmp_path):
+    def broken():
+        yield b"new"
+        raise ValueError("cut off")
+
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match="cut off"):
+        durable.replace_stream(path, broken())
+    before = path.read_bytes()
+    durable.replace_stream(path, iter([b"n", b"ew"]))
+
+    assert (before, path.read_bytes()) == (b"old", b"new")
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]

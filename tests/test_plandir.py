@@ -113,7 +113,7 @@ def record(event="started"):
         time="2026-01-02T03:04:05.678Z",
         event=event,
         run="r",
-        plan="sha256:0",
+        plan="sha256:" + "0" * 64,
         actor="somebody",
     )
 

@@ -271,31 +271,27 @@ def append(descriptor: int, content: bytes) -> None:
 def write_stream(path: Path, parts: Iterator[bytes]) -> None:
     """Write a new file from its parts, durably; its name is not synced."""
     with opened_folder(path.parent) as folder:
-        _fill(folder, path.name, parts)
+        descriptor = disk.create(folder, path.name)
+        try:
+            for part in buffered(parts):
+                write_all(descriptor, part)
+            disk.sync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def replace_stream(path: Path, parts: Iterator[bytes]) -> None:
-    """Replace the file at `path` by what its parts give, or create it; after a crash, or where they
-    raise, it is as it was."""
+    """Replace the file at `path`, or create it, from its parts; else it stays as it was."""
+    draft = path.with_name(staged_name("file"))
     with opened_folder(path.parent) as folder:
-        staged = staged_name("file")
         try:
-            _fill(folder, staged, parts)
-            disk.replace(folder, staged, path.name)
+            write_stream(draft, parts)
+            disk.replace(folder, draft.name, path.name)
         except BaseException:
-            discard(folder, staged)
+            with contextlib.suppress(OSError):
+                discard(folder, draft.name)
             raise
         disk.sync(folder)
-
-
-def _fill(folder: int, name: str, parts: Iterator[bytes]) -> None:
-    descriptor = disk.create(folder, name)
-    try:
-        for part in buffered(parts):
-            write_all(descriptor, part)
-        disk.sync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def buffered(parts: Iterator[bytes], size: int = 1 << 20) -> Iterator[bytes]:

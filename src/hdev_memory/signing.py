@@ -87,11 +87,10 @@ class Signer:
 
 @dataclass(frozen=True)
 class TrustRoot:
-    """Who may sign: the signers, the file they were read from, and the keys that are revoked."""
+    """Who may sign, and a file of keys that are revoked."""
 
     signers: tuple[Signer, ...]
-    origin: str
-    revoked: bytes | None = None
+    revoked: bytes = b""
 
 
 def parse_signers(raw: bytes, origin: str) -> tuple[Signer, ...]:
@@ -194,7 +193,7 @@ def self_signed(signature: bytes, principal: str) -> TrustRoot:
     key = signing_key(signature)
     (kind,) = _strings(key, 1) or (b"",)
     text = f"{kind.decode(errors='replace')} {base64.b64encode(key).decode()}"
-    return TrustRoot((Signer(1, (principal,), (), key, text),), "")
+    return TrustRoot((Signer(1, (principal,), (), key, text),))
 
 
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----\n", "-----END SSH SIGNATURE-----\n"
@@ -253,9 +252,12 @@ class Verifier:
         self._environ = {"PATH": environ.get("PATH", ""), "TZ": "UTC", "LC_ALL": "C"}
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="hdev-trust-")
-        self._place = Path(self._folder.name)
-        (self._place / "revoked").write_bytes(self._root.revoked or b"")
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="hdev-trust-")
+            self._place = Path(self._folder.name)
+            (self._place / "revoked").write_bytes(self._root.revoked)
+        except OSError as error:
+            raise _no_room(error) from None
         return self
 
     def __exit__(
@@ -270,7 +272,7 @@ class Verifier:
         self, statement: bytes, signature: bytes, principal: str, now: datetime
     ) -> tuple[str, tuple[str, ...]]:
         """The fingerprint of the key that signed `statement` as `principal`, and all principals
-        that the key belongs to. Raises Unproven.
+        that the key belongs to. Raises Unproven, and ApprovalError where that cannot be found out.
 
         `now` is the present time, in UTC; keys that are not valid then sign nothing.
         """
@@ -279,7 +281,10 @@ class Verifier:
         lines = [signer for signer in own if principal in signer.principals]
         if not lines:
             raise Unproven(_stranger(fingerprint(key), principal, own))
-        (self._place / "signature").write_bytes(signature)
+        try:
+            (self._place / "signature").write_bytes(signature)
+        except OSError as error:
+            raise _no_room(error) from None
         check = _Check(
             self._place, self._environ, self._namespace, principal, statement, fingerprint(key), now
         )
@@ -294,9 +299,9 @@ class Verifier:
         Unproven.
         """
         key = signing_key(signature, self._namespace)
-        own = [signer for signer in self._root.signers if signer.key == key]
-        refusal = Unproven(_stranger(fingerprint(key), "", own))
-        for principal in _owners(own):
+        names = _owners([one for one in self._root.signers if one.key == key])
+        refusal = Unproven(_stranger(fingerprint(key), "", []))
+        for principal in names:
             try:
                 found, _ = self.verify(statement, signature, principal, now)
                 return principal, found
@@ -350,7 +355,10 @@ class _Check:
             line.as_line([o for o in line.options if o.partition("=")[0] not in without])
             for line in lines
         )
-        (self.place / "signers").write_text("".join(f"{line}\n" for line in listed))
+        try:
+            (self.place / "signers").write_text("".join(f"{line}\n" for line in listed))
+        except OSError as error:
+            raise _no_room(error) from None
         words = [
             "ssh-keygen", "-Y", "verify", "-n", self.namespace,
             "-f", str(self.place / "signers"),
@@ -362,6 +370,14 @@ class _Check:
             words += ["-r", str(self.place / "revoked")]
         done = _run(words, self.statement, self.environ, VERIFY_SECONDS)
         return done.returncode == 0 and done.stdout.endswith(f" key {self.key}\n".encode())
+
+
+def _no_room(error: OSError) -> ApprovalError:
+    return ApprovalError(
+        "Temporary files, which ssh-keygen reads from, cannot be written.",
+        why=f"{error.filename or tempfile.tempdir}: {error.strerror}.",
+        hint="Make room there, or set TMPDIR to where you may write.",
+    )
 
 
 def sign(
@@ -378,21 +394,24 @@ def sign(
     ApprovalError when there is none.
     """
     passed = {name: environ[name] for name in _PASSED_ON if name in environ}
-    with tempfile.TemporaryDirectory(prefix="hdev-sign-") as folder:
-        message = Path(folder) / "statement"
-        message.write_bytes(statement)
-        words = ["ssh-keygen", "-Y", "sign", "-n", namespace, "-f", str(key), str(message)]
-        # A passphrase is asked for on the terminal only where stdin is one.
-        done = _run(words, None, passed, SIGN_SECONDS, interactive=interactive)
-        signature = Path(folder) / "statement.sig"
-        if done.returncode != 0 or not signature.is_file():
-            said = " ".join((done.stderr or b"").decode(errors="replace").split())[:300]
-            raise ApprovalError(
-                "The statement was not signed.",
-                why=f"ssh-keygen ended with status {done.returncode}. {said}".strip(),
-                hint="Check --key: a private key, or a public one whose private key an agent has.",
-            )
-        return signature.read_bytes()
+    try:
+        with tempfile.TemporaryDirectory(prefix="hdev-sign-") as folder:
+            message = Path(folder) / "statement"
+            message.write_bytes(statement)
+            words = ["ssh-keygen", "-Y", "sign", "-n", namespace, "-f", str(key), str(message)]
+            # A passphrase is asked for on the terminal only where stdin is one.
+            done = _run(words, None, passed, SIGN_SECONDS, interactive=interactive)
+            signature = Path(folder) / "statement.sig"
+            if done.returncode == 0 and signature.is_file():
+                return signature.read_bytes()
+    except OSError as error:
+        raise _no_room(error) from None
+    said = " ".join((done.stderr or b"").decode(errors="replace").split())[:300]
+    raise ApprovalError(
+        "The statement was not signed.",
+        why=f"ssh-keygen ended with status {done.returncode}. {said}".strip(),
+        hint="Check --key: a private key, or a public one whose private key an agent has.",
+    )
 
 
 def _run(
@@ -414,6 +433,8 @@ def _run(
             env=dict(environ),
             timeout=seconds,
             check=False,
+            # Ctrl-C is for us: a verification that it ended would look like one that failed.
+            start_new_session=not interactive,
         )
     except subprocess.TimeoutExpired:
         why = f"It did not end within {seconds:.0f} seconds."

@@ -1,6 +1,7 @@
 """Check, sign and export an audit log: every kind of tampering against every kind of anchor."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 from in_toto_attestation.v1 import statement, statement_pb2
 from tests.conftest import put_entry, tree_of
+from tests.processes import PROGRAM
 from tests.survival.world import apply, build, copy
 
 from hdev_memory import attestation, plandir, signing
@@ -281,9 +283,7 @@ def test_a_receipt_that_nobody_signed_does_not_anchor_though_a_head_does(hdev, p
 
 
 @pytest.mark.parametrize("name", ["receipt.json", "receipt.json.sig"])
-def test_a_byte_of_a_signed_receipt_or_its_signature_that_was_changed_is_tampering(
-    hdev, plan, keys, name
-):
+def test_a_signed_receipt_that_was_changed_is_tampering(hdev, plan, keys, name):
     sign(keys, plan / "receipt.json")
     path = plan / name
     raw = path.read_bytes()
@@ -327,6 +327,23 @@ def test_what_is_no_receipt_is_refused(hdev, plan, text):
 
     assert result.status == TAMPERED
     assert "The receipt cannot be read." in result.err
+
+
+def test_a_receipt_may_come_through_a_pipe(logs, plan):
+    words = [*PROGRAM, "audit", "verify", plan, "--receipt", "/dev/stdin"]
+    done = subprocess.run(
+        words, input=(logs.folder / "receipt.json").read_bytes(), capture_output=True,
+        check=False, timeout=50,
+    )  # fmt: skip
+
+    assert done.returncode == INTACT, done.stderr
+
+
+def test_a_pipe_in_the_place_of_a_receipt_holds_nothing_up(hdev, plan):
+    (plan / "receipt.json").unlink()
+    os.mkfifo(plan / "receipt.json")
+
+    assert hdev("audit", "verify", plan).status == TAMPERED
 
 
 @pytest.mark.parametrize("text", [None, "ann@x", "* ssh-ed25519 AAAA"])
@@ -409,6 +426,9 @@ def test_audit_sign_signs_what_a_run_left(hdev, plan, keys):
     assert result.status == 0, result.err
     assert str(plandir.read_receipt(plan / "receipt.json").receipt.head) in result.out
     assert hdev("audit", "verify", plan, *trusted).status == INTACT
+    said = hdev("audit", "sign", plan, "--key", keys.private("ann"), "--json").json
+    assert said["signed_with"] in result.out
+    assert said["head"] in result.out
 
 
 @pytest.mark.parametrize("command", ["sign", "export"])

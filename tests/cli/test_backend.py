@@ -104,11 +104,21 @@ def test_json_begins_with_the_version_and_ends_with_the_summary(hdev, home):
     result = hdev("backend", "check", "filesystem:store", "--json")
     lines = [json.loads(line) for line in result.out.splitlines()]
 
-    assert [line["type"] for line in lines] == ["version", *["check"] * len(CHECKS), "summary"]
-    assert lines[0]["format"] == "hdev-check/1"
-    assert lines[1]["promise"] == CHECKS[0].promise
+    assert [line["type"] for line in lines] == [
+        "version", "checking", *["check"] * len(CHECKS), "summary",
+    ]  # fmt: skip
+    assert lines[1]["prefix"].startswith("hdev-check-")
+    assert lines[2]["promise"] == CHECKS[0].promise
     assert lines[-1]["ok"] + lines[-1]["not_applicable"] == len(CHECKS)
     assert {"name": "cas", "declared": "atomic"}.items() <= lines[-1]["card"][0].items()
+
+
+def test_what_could_not_be_checked_ends_in_one_summary_with_the_exit_status(hdev, server):
+    result = hdev("backend", "check", server.url, "--api-key", READER, "--json")
+
+    assert (result.status, result.json["type"], result.json["exit"]) == (9, "summary", 9)
+    assert result.json["unwritable"] == "Permission denied on target"
+    assert result.lines("error") == []
 
 
 def test_a_server_that_is_not_there_is_9(hdev):

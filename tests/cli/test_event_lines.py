@@ -36,7 +36,20 @@ COMMANDS = {
     "migrate-memory": (("migrate-memory", *ALL, "--source-path=source", "--target-path=t"), 0),
     "dry run": (("migrate-memory", "--source-path=source", "--target-path=t", "--dry-run"), 0),
     "migrate-memory, refused": (("migrate-memory", "--target=http:http://127.0.0.1:9"), 1),
+    "rollback": (("rollback", "done", "-o", "q"), 0),
+    "rollback, never applied": (("rollback", "p", "-o", "q"), 1),
+    "rollback, without a plan": (("rollback", "nowhere"), 8),
+    "backups list": (("backups", "list", "."), 0),
+    "backups prune": (("backups", "prune", "."), 0),
+    "backups prune, wrong": (("backups", "prune", "--older-than", "never"), 64),
+    "lock status": (("lock", "status", ENDS[0]), 0),
+    "lock status, out of reach": (("lock", "status", "http://127.0.0.1:9"), 9),
+    "lock release": (("lock", "release", ENDS[0]), 0),
+    "config show": (("config", "show"), 0),
     "config check": (("config", "check"), 0),
+    "backend check": (("backend", "check", "ephemeral"), 0),
+    "backend check, out of reach": (("backend", "check", "http://127.0.0.1:9"), 9),
+    "backend check, mistyped": (("backend", "check", "filesystem:nowhere"), 1),
     "audit verify": (("audit", "verify", "p"), 10),
 }
 
@@ -45,6 +58,9 @@ COMMANDS = {
 def test_the_first_line_is_the_version_and_the_last_tells_the_exit_status(hdev, work, name):
     words, status = COMMANDS[name]
     hdev("plan", *ENDS, *ALL, "-o", "p")
+    if "done" in words:
+        hdev("plan", *ENDS, *ALL, "-o", "done")
+        hdev("apply", "done")
     result = hdev(*words, "--json")
     lines = [json.loads(line) for line in result.out.splitlines()]
 
@@ -66,10 +82,16 @@ def test_a_refusal_is_told_with_what_why_and_what_next(hdev, work):
         assert result.json[part] in result.err
 
 
-@pytest.mark.parametrize("command", ["plan", "apply", "migrate-memory", "verify"])
+SUCCEEDING = [name for name, (_, status) in COMMANDS.items() if status == 0 and name != "dry run"]
+
+
+@pytest.mark.parametrize("command", [*SUCCEEDING, "verify", "audit verify"])
 def test_json_into_writes_the_same_lines_beside_the_usual_output(hdev, work, command):
     hdev("plan", *ENDS, *ALL, "-o", "p")
     words, _ = COMMANDS[command]
+    if "done" in words:
+        hdev("plan", *ENDS, *ALL, "-o", "done")
+        hdev("apply", "done")
     usual = hdev(*words, "--json-into", "lines.jsonl")
     lines = [json.loads(line) for line in Path("lines.jsonl").read_text().splitlines()]
 
@@ -179,6 +201,63 @@ def test_verify_tells_how_metadata_differs_where_the_source_can_be_read(hdev, wo
     assert far.lines("drift")[0]["metadata"] == []
     assert "out of reach" in far.err
     assert (near.status, far.status) == (3, 3)
+
+
+def test_a_refused_rollback_tells_what_was_changed_since(hdev, work):
+    hdev("plan", *ENDS, *ALL, "-o", "p")
+    hdev("apply", "p")
+    put_entry(work / "target", "new", "later")
+    result = hdev("rollback", "p", "-o", "q", "--json")
+
+    assert [(line["side"], line["key"]) for line in result.lines("drift")] == [("target", "new")]
+    assert (result.status, result.json["exit"]) == (3, 3)
+
+
+def test_a_rollback_names_the_plan_that_it_undoes(hdev, work):
+    made = hdev("plan", *ENDS, *ALL, "-o", "p", "--json").json
+    hdev("apply", "p")
+    result = hdev("rollback", "p", "-o", "q", "--json")
+
+    assert (result.json["command"], result.json["undoes"]) == ("rollback", made["plan_id"])
+    assert result.json["summary"]["delete"] == 1
+
+
+def test_backups_are_told_with_their_state(hdev, work):
+    hdev("plan", *ENDS, *ALL, "-o", "p")
+    hdev("apply", "p")
+    finished = hdev("backups", "list", "p", "--json")
+    log = Path("p/audit.jsonl")
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+    unfinished = hdev("backups", "list", "p", "--json")
+    spared = hdev("backups", "prune", "p", "--json")
+
+    (line,) = finished.lines("backup")
+    assert (line["plan"], line["entries"], line["bytes"]) == ("p", 1, len("theirs"))
+    assert line["finished"].startswith("20")
+    assert unfinished.lines("backup")[0]["finished"] is None
+    assert spared.lines("spared") == [
+        {"type": "spared", "plan": "p", "why": "its run is not finished"}
+    ]
+    assert spared.json["pruned"] == 0
+
+
+def test_config_show_tells_where_settings_come_from_and_never_a_key(hdev, monkeypatch):
+    monkeypatch.setenv("HDEV_MEMORY_HTTP_API_KEY", "canary")
+    monkeypatch.setenv("CANARY", "canary")
+    Path("hdev.toml").write_text(
+        "[environments.far]\nendpoint = 'https://far.example'\napi_key_env = 'CANARY'\n"
+        "[environments.here]\nendpoint = 'filesystem:here'\n"
+    )
+    result = hdev("config", "show", "--json")
+    settings = {line["name"]: line for line in result.lines("setting")}
+
+    assert settings["http.api_key"]["value"] is None
+    assert settings["http.timeout"]["origin"] == "default"
+    assert {line["name"]: line["key"] for line in result.lines("environment")} == {
+        "far": True,
+        "here": False,
+    }
+    assert "canary" not in result.out + result.err
 
 
 def test_config_check_tells_each_environment(hdev, home):

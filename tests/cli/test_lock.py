@@ -60,6 +60,7 @@ def test_a_server_has_one_holder_and_its_lock_can_be_broken(hdev, planned):
         with HttpBackend(where) as other, other.hold("night job"):
             refused = hdev("apply", "q", *KEY)
             status = hdev("lock", "status", server.url, *KEY)
+            told = hdev("lock", "status", server.url, *KEY, "--json").json
             released = hdev("lock", "release", server.url, *KEY)
             applied = hdev("apply", "q", *KEY)
             (late,) = other.write([change], NORMAL)
@@ -68,6 +69,8 @@ def test_a_server_has_one_holder_and_its_lock_can_be_broken(hdev, planned):
     assert (refused.status, applied.status) == (7, 0), refused.err + applied.err
     assert "night job" in refused.err
     assert status.out.startswith("Held by night job, ")
+    assert told["holder"] == "night job"
+    assert told["expires_in"] > 0
     assert released.out == "Released.\n"
     assert isinstance(late, Failed)
     assert late.intact

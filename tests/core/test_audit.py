@@ -16,7 +16,7 @@ def chain(count=5):
             time="2026-01-02T03:04:05.678Z",
             event="started",
             run=f"r{number}",
-            plan="sha256:x",
+            plan="sha256:" + "0" * 64,
             actor="ann",
         )
         line, head = audit.link(record, head)

@@ -2,17 +2,22 @@
 
 import json
 
+import msgspec
 import pytest
 import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hdev_memory.core.digest import (
+    Digest,
+    NamedDigest,
     NotCanonical,
     canonical_json,
     canonical_plain,
     decode_object,
     decode_plain,
+    named,
+    sha256,
 )
 
 values = st.recursive(
@@ -115,3 +120,13 @@ def test_plain_metadata_is_read_fast(text):
 )
 def test_what_needs_the_strict_decoder_is_left_to_it(text):
     assert decode_plain(text.encode()) is None
+
+
+@pytest.mark.parametrize("kind", [Digest, NamedDigest])
+@pytest.mark.parametrize("around", ["{}\n", "\n{}", " {}", "{}0", "{}x"])
+def test_nothing_stands_before_or_behind_a_digest(kind, around):
+    text = sha256(b"") if kind is Digest else named(sha256(b""))
+
+    assert msgspec.convert(text, kind) == text
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(around.format(text), kind)

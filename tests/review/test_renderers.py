@@ -52,7 +52,7 @@ def test_markdown_shows(plan, snapshot):
 
 
 def test_json_shows(plan, snapshot):
-    assert as_json.render(plan[0]) == snapshot(extension_class=Json)
+    assert "".join(as_json.render(plan[0])) == snapshot(extension_class=Json)
 
 
 def test_no_line_of_a_terminal_is_wider_than_it(plan):
@@ -107,10 +107,75 @@ def test_keys_that_differ_in_spaces_alone_look_different(tmp_path):
 
 
 def test_json_is_ascii_and_holds_every_action(plan):
-    text = as_json.render(plan[0])
+    text = "".join(as_json.render(plan[0]))
 
     assert text.isascii()
     assert [a["key"] for a in json.loads(text)["actions"]] == [a.key for a in plan[0].actions()]
+
+
+def test_json_comes_action_by_action(plan):
+    """Each one is written before the next one is asked for, so that memory stays flat."""
+    opened, asked, written = plan[0], 0, 0
+    actions = opened.actions
+
+    def counted():
+        nonlocal asked
+        for action in actions():
+            asked += 1
+            yield action
+
+    opened.actions = counted
+    for part in as_json.render(opened):
+        written += part.count('"action":')
+
+        assert asked == written
+    assert written == len(list(actions()))
+
+
+CHOICES = {
+    (): [action.key for action in plans.ORDINARY],
+    ("--only", "delete"): ["scratch"],
+    ("--key", "notes/*"): ["notes/new", "notes/old"],
+    ("--key", "*n*", "--only", "skip"): ["people/ann"],
+    ("--only", "skip", "--key", "nowhere"): [],
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_json_holds_the_actions_that_are_asked_for_and_says_what_was_asked(hdev, tmp_path, choice):
+    plans.opened(tmp_path, plans.ORDINARY).close()
+    told = json.loads(hdev("show", tmp_path, "--format", "json", *choice).out)
+    asked = dict(zip(choice[::2], choice[1::2], strict=True))
+
+    assert [action["key"] for action in told["actions"]] == CHOICES[choice]
+    assert told["shown"] == len(told["actions"])
+    assert told["filter"] == {
+        "only": asked.get("--only"),
+        "key": asked.get("--key"),
+        "stat": False,
+    }
+    assert told["summary"]["delete"] == 1
+
+
+def test_json_without_actions_has_no_member_for_them(hdev, tmp_path):
+    plans.opened(tmp_path, plans.ORDINARY).close()
+    told = json.loads(hdev("show", tmp_path, "--format", "json", "--stat").out)
+
+    assert "actions" not in told
+    assert (told["shown"], told["filter"]["stat"]) == (0, True)
+    assert told["summary"]["create"] == 1
+
+
+@pytest.mark.parametrize("form", ["json", "markdown"])
+def test_a_review_goes_whole_into_a_file(hdev, tmp_path, form):
+    plans.opened(tmp_path, plans.ORDINARY).close()
+    out = tmp_path / "review"
+    out.write_text("old")
+    shown = hdev("show", tmp_path, "--format", form)
+    hdev("show", tmp_path, "--format", form, "--out", out)
+
+    assert out.read_text() == shown.out
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("trick", plans.TRICKS)

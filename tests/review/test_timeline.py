@@ -24,6 +24,7 @@ from hdev_memory.review.timeline import story, terminal
 
 OLD = State(content="a" * 64, metadata="b" * 64, bytes=3)
 NEW = State(content="c" * 64, metadata="d" * 64, bytes=5)
+PLAN = "sha256:" + "e" * 64
 ALL = story.Wanted()
 
 
@@ -34,7 +35,7 @@ def record(event, seq=1, run="run-1", time="2026-01-02T03:04:05.678Z", **members
         time=time,
         event=event,
         run=run,
-        plan="sha256:x",
+        plan=PLAN,
         actor=members.pop("actor", "ann"),
         **members,
     )
@@ -51,7 +52,7 @@ def log(*records):
 
 def totals(count):
     return story.Totals(
-        plan="sha256:x",
+        plan=PLAN,
         records=count,
         runs=1,
         head=audit.Headmark(seq=count, digest="0" * 64),

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config show": ("config:config_show", "Show each setting and where it comes from."),
     "config check": ("config:config_check", "Check the configuration."),
     "backend check": ("backend:backend_check", "Check that a store keeps a backend's promises."),
+    "schema": ("schema:schema", "Print a JSON Schema of what this program writes."),
     "demo": ("demo:demo", "Show the whole workflow on a throw-away example."),
 }
 """Command -> (module:function, help line); `hdev --help` lists groups behind the others."""

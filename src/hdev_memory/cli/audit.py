@@ -41,6 +41,7 @@ def audit_verify(
         ),
     ] = None,
     json: flags.Json = False,
+    json_into: flags.JsonInto = None,
 ) -> int:
     """Check the audit log: 0 intact and anchored, 10 intact but not anchored, 8 tampered with.
 
@@ -58,7 +59,7 @@ def audit_verify(
             "--revoked says nothing without --allowed-signers.", hint="Give both, or drop it."
         )
     with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(eventlines.told(json=json))
+        lines = stack.enter_context(eventlines.told(json=json, into=json_into))
         claims = [_noted(head)] if head is not None else []
         opened = stack.enter_context(plandir.load(plan))
         beside = opened.folder / plandir.RECEIPT
@@ -152,8 +153,7 @@ def _trust_root(allowed_signers: Path, revoked: Path | None) -> TrustRoot:
     try:
         return signing.TrustRoot(
             signers=signing.parse_signers(trust.needed(files, signers), files.name(signers)),
-            origin=files.name(signers),
-            revoked=trust.needed(files, revoked) if revoked is not None else None,
+            revoked=trust.needed(files, revoked) if revoked is not None else b"",
         )
     except TrustError as error:  # its exit status speaks of approvals
         raise HdevError(error.what, why=error.why, hint=error.hint) from None
@@ -188,6 +188,8 @@ def audit_sign(
             help="The key to sign with: a private one, or a public one that an agent signs for.",
         ),
     ] = None,
+    json: flags.Json = False,
+    json_into: flags.JsonInto = None,
 ) -> int:
     """Sign the receipt of a plan's last run, and so the head of its log, where the log fits it.
 
@@ -195,16 +197,26 @@ def audit_sign(
     the same at the end of a run.
     """
     from hdev_memory import plandir, signing
-    from hdev_memory.cli import context, signatures
+    from hdev_memory.cli import context, eventlines, signatures
 
-    settings = context.settings()
-    key_file = signatures.key_file(settings, key)
-    with plandir.load(plan) as opened:
-        found = intact_receipt(opened)
-        path = opened.folder / plandir.RECEIPT
-        used = signatures.sign_beside(path, found.raw, key_file, signing.RECEIPTS, settings)
-        context.say(f"Receipt signed with {used}")
-        context.say(f"Audit head {found.receipt.head}")
+    with eventlines.told(json=json, into=json_into) as lines:
+        settings = context.settings()
+        key_file = signatures.key_file(settings, key)
+        with plandir.load(plan) as opened:
+            found = intact_receipt(opened)
+            path = opened.folder / plandir.RECEIPT
+            used = signatures.sign_beside(path, found.raw, key_file, signing.RECEIPTS, settings)
+            lines.emit(
+                eventlines.AuditSignEnding(
+                    exit=0,
+                    plan_id=opened.plan.plan_id,
+                    head=str(found.receipt.head),
+                    signed_with=used,
+                )
+            )
+        if not lines.on_stdout:
+            signatures.tell(opened.folder, used, aloud=True)
+            context.say(f"Audit head {found.receipt.head}")
     return 0
 
 

@@ -32,7 +32,8 @@ def audit_show(
         str | None, typer.Option("--key", metavar="GLOB", help="Only records of keys that match.")
     ] = None,
     event: Annotated[
-        str | None, typer.Option("--event", metavar="EVENT", help="Only this event: refused, …")
+        str | None,
+        typer.Option("--event", metavar="EVENT", help="Only this event, for example refused."),
     ] = None,
     run: Annotated[
         str | None,
@@ -47,7 +48,7 @@ def audit_show(
     import msgspec
 
     from hdev_memory import plandir
-    from hdev_memory.cli import outfile
+    from hdev_memory.cli import context, outfile
     from hdev_memory.core.audit import Event
     from hdev_memory.errors import UsageError
     from hdev_memory.review.timeline import story
@@ -68,8 +69,7 @@ def audit_show(
         if out is not None:
             outfile.write(out, parts, what="The timeline")
         else:
-            for part in parts:
-                sys.stdout.write(part)
+            context.say_parts(parts)
     return 0
 
 

@@ -7,18 +7,17 @@ import re
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from hdev_memory.cli import options as flags
 
 if TYPE_CHECKING:
     from hdev_memory.backends.base import Backend, Where
-    from hdev_memory.conformance.run import Left, Result, Summary
-
-FORMAT = "hdev-check/1"
+    from hdev_memory.cli.eventlines import Lines
+    from hdev_memory.conformance.run import Left, Result, Row, Summary
+    from hdev_memory.errors import HdevError
 
 
 def backend_check(
@@ -31,6 +30,7 @@ def backend_check(
     ] = "hdev-check",
     insecure_http: flags.InsecureHttp = False,
     json: flags.Json = False,
+    json_into: flags.JsonInto = None,
 ) -> int:
     """Check that a store keeps what a backend promises; exit 1 when a promise is broken.
 
@@ -40,29 +40,35 @@ def backend_check(
     from random import Random
 
     from hdev_memory.backends import open_backend
-    from hdev_memory.cli import context, steps
+    from hdev_memory.cli import context, eventlines, steps
     from hdev_memory.conformance.run import run
     from hdev_memory.conformance.subject import Subject
 
-    where = steps.one_end(context.settings(), endpoint, api_key, insecure_http=insecure_http)
-    token = secrets.token_hex(6)
-    below = f"{_checked(prefix)}-{token}"
-    stopper = steps.Stopper()
-    with open_backend(where, must_exist=True) as backend, stopper.installed():
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(eventlines.told(json=json, into=json_into))
+        where = steps.one_end(context.settings(), endpoint, api_key, insecure_http=insecure_http)
+        token = secrets.token_hex(6)
+        below = f"{_checked(prefix)}-{token}"
+        stopper = steps.Stopper()
+        with open_backend(where, must_exist=True) as backend, stopper.installed():
 
-        def again() -> Backend:
-            # An ephemeral store is this very object, and has nothing to close.
-            return backend if where.kind == "ephemeral" else open_backend(where, must_exist=True)
+            def again() -> Backend:
+                # An ephemeral store is this very object, and has nothing to close.
+                kept = where.kind == "ephemeral"
+                return backend if kept else open_backend(where, must_exist=True)
 
-        shown = _Json() if json else _Lines()
-        shown.begin(backend, below)
-        # The prefix holds the seed, so that a failure can be looked into.
-        random = Random(token)  # noqa: S311
-        subject = Subject(backend, again, below, random, sweep=partial(_sweep, where, below))
-        summary = run(subject, shown.tell, stop=stopper.asked)
-        shown.end(summary)
-    _require_complete(summary, where.kind)
-    return 1 if summary.failed else 0
+            shown = _Shown(lines)
+            shown.begin(backend, below)
+            # The prefix holds the seed, so that a failure can be looked into.
+            random = Random(token)  # noqa: S311
+            subject = Subject(backend, again, below, random, sweep=partial(_sweep, where, below))
+            summary = run(subject, shown.tell, stop=stopper.asked)
+        incomplete = _incomplete(summary, where.kind)
+        status = incomplete.exit_code if incomplete is not None else int(summary.failed > 0)
+        shown.end(summary, status)
+        if incomplete is not None:
+            raise incomplete
+        return status
 
 
 def _checked(prefix: str) -> str:
@@ -84,34 +90,43 @@ def _sweep(where: Where, below: str) -> None:
             shutil.rmtree(Path(where.location) / below)
 
 
-def _require_complete(summary: Summary, kind: str) -> None:
+def _incomplete(summary: Summary, kind: str) -> HdevError | None:
+    """What kept the checks from saying anything of the store; None where they did."""
     from hdev_memory.errors import InterruptedEarly, KeyRefusedError, StoreError
 
     if summary.stopped:
-        raise InterruptedEarly(
+        return InterruptedEarly(
             "The check was interrupted.",
             why="What it had written was removed, but for what is named above.",
         )
     if summary.unwritable:
         refused = KeyRefusedError if kind == "http" else StoreError
-        raise refused(
+        return refused(
             "Nothing could be checked for writing.",
             why=f"{summary.unwritable}.",
             hint="Check it with a key, or as a user, that may write.",
         )
+    return None
 
 
-class _Lines:
-    """One line for each check, then the capability card, for people."""
+class _Shown:
+    """Each check as an event line; for people a line for each, then the capability card."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
 
     def begin(self, backend: Backend, below: str) -> None:
+        from hdev_memory.cli.eventlines import Checking
+
         endpoint = backend.endpoint
+        self._lines.emit(Checking(endpoint.kind, endpoint.location, endpoint.store, prefix=below))
         store = f", store {endpoint.store}" if endpoint.store else ""
         self._say(f"Checking {endpoint.kind} {endpoint.location}{store}")
         self._say(f"Working below {below}/")
         self._say("")
 
     def tell(self, item: Result | Left) -> None:
+        from hdev_memory.cli.eventlines import Check
         from hdev_memory.conformance.checks import CHECKS
         from hdev_memory.conformance.run import Broken, Kept, Left, Skipped
 
@@ -119,14 +134,18 @@ class _Lines:
             self._left(item)
             return
         check = next(check for check in CHECKS if check.name == item.check)
+        about = (check.name, check.group, check.promise)
         name = f"{check.group:<10}  {check.name}"
         match item:
             case Kept(notes=notes):
+                self._lines.emit(Check(*about, "ok", notes=notes))
                 self._say(f"ok      {name}")
             case Skipped(reason=reason, notes=notes):
+                self._lines.emit(Check(*about, "not applicable", reason=reason, notes=notes))
                 self._say(f"-       {name}: not applicable: {reason}")
             case Broken(expected=expected, found=found):
                 notes = ()
+                self._lines.emit(Check(*about, "failed", expected=expected, found=found))
                 self._say(f"FAILED  {name}")
                 self._say(f"          promise   {check.promise}")
                 self._say(f"          expected  {expected}")
@@ -135,8 +154,10 @@ class _Lines:
             self._say(f"          note      {note}")
 
     def _left(self, left: Left) -> None:
+        from hdev_memory.cli import eventlines
         from hdev_memory.cli.context import warn
 
+        self._lines.emit(eventlines.Left(left.entries, left.folders, left.reason))
         if left.entries:
             reason = f" ({left.reason})" if left.reason else ""
             warn(f"{len(left.entries)} entries could not be removed, or may be left{reason}:")
@@ -145,9 +166,22 @@ class _Lines:
         if left.folders:
             warn(f"{len(left.folders)} empty folders are left, for example {left.folders[0]}")
 
-    def end(self, summary: Summary) -> None:
+    def end(self, summary: Summary, status: int) -> None:
+        from hdev_memory.cli.eventlines import Capability, CheckEnding
+
+        self._lines.emit(
+            CheckEnding(
+                exit=status,
+                ok=summary.ok,
+                failed=summary.failed,
+                not_applicable=summary.not_applicable,
+                unwritable=summary.unwritable,
+                stopped=summary.stopped,
+                card=tuple(Capability(*_texts(row)) for row in summary.card),
+            )
+        )
         rows = [("capability", "declared", "observed")]
-        rows += [(row.name, row.declared, row.observed) for row in summary.card]
+        rows += [_texts(row) for row in summary.card]
         first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
         self._say("")
         for name, declared, observed in rows:
@@ -158,46 +192,12 @@ class _Lines:
             f"{summary.not_applicable} not applicable."
         )
 
-    @staticmethod
-    def _say(text: str) -> None:
-        from hdev_memory.cli.context import say
-        from hdev_memory.review.inert import inert
+    def _say(self, text: str) -> None:
+        from hdev_memory.cli.context import say_foreign
 
-        say(inert(text))
+        if not self._lines.on_stdout:
+            say_foreign(text)
 
 
-class _Json:
-    """JSON lines: the version first, the summary with the card last."""
-
-    def begin(self, backend: Backend, below: str) -> None:
-        from hdev_memory import __version__
-
-        self._print(
-            "version",
-            {
-                "format": FORMAT,
-                "tool": f"hdev-memory {__version__}",
-                "endpoint": backend.endpoint,
-                "prefix": below,
-            },
-        )
-
-    def tell(self, item: Result | Left) -> None:
-        from hdev_memory.conformance.checks import CHECKS
-        from hdev_memory.conformance.run import Left
-
-        if isinstance(item, Left):
-            self._print("left", {name: getattr(item, name) for name in item.__struct_fields__})
-            return
-        check = next(check for check in CHECKS if check.name == item.check)
-        about = {"group": check.group, "promise": check.promise}
-        self._print("check", {**msgspec.to_builtins(item), **about})
-
-    def end(self, summary: Summary) -> None:
-        self._print("summary", msgspec.to_builtins(summary))
-
-    @staticmethod
-    def _print(kind: str, fields: dict[str, Any]) -> None:
-        from hdev_memory.cli.context import print_json
-
-        print_json(msgspec.to_builtins({"type": kind, **fields}))
+def _texts(row: Row) -> tuple[str, str, str]:
+    return row.name, row.declared, row.observed

@@ -18,24 +18,27 @@ Plans = Annotated[
 ]
 
 
-def backups_list(plans: Plans = Path("plans"), json: flags.Json = False) -> int:
+def backups_list(
+    plans: Plans = Path("plans"), json: flags.Json = False, json_into: flags.JsonInto = None
+) -> int:
     """List the plans below FOLDER that keep pre-images: how many, and whether they are finished."""
-    from hdev_memory.cli import context
+    from hdev_memory.cli import context, eventlines
     from hdev_memory.review.document import size
 
-    found = [kept for _, kept in _kept(plans)]
-    if json:
-        context.print_json({"type": "version", "format": "hdev-backups/1"})
-        for kept in found:
-            context.print_json({"type": "backup", **_shape(kept)})
-        context.print_json({"type": "summary", "backups": len(found)})
+    with eventlines.told(json=json, into=json_into) as lines:
+        count = 0
+        for _, kept in _kept(plans):
+            count += 1
+            lines.emit(
+                eventlines.Backup(kept.folder, kept.entries, kept.bytes, kept.finished or None)
+            )
+            if not lines.on_stdout:
+                state = f"finished {kept.finished}" if kept.finished else "unfinished"
+                context.say_foreign(f"{kept.folder}  {_counted(kept)}, {size(kept.bytes)}  {state}")
+        lines.emit(eventlines.BackupsEnding(exit=0, backups=count))
+        if not count and not lines.on_stdout:
+            context.say("No plan keeps pre-images here.")
         return 0
-    for kept in found:
-        state = f"finished {kept.finished}" if kept.finished else "unfinished"
-        context.say_foreign(f"{kept.folder}  {_counted(kept)}, {size(kept.bytes)}  {state}")
-    if not found:
-        context.say("No plan keeps pre-images here.")
-    return 0
 
 
 def backups_prune(
@@ -46,6 +49,8 @@ def backups_prune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be removed.")
     ] = False,
+    json: flags.Json = False,
+    json_into: flags.JsonInto = None,
 ) -> int:
     """Remove the pre-images of plans that were finished long enough ago.
 
@@ -55,34 +60,47 @@ def backups_prune(
     from datetime import datetime
 
     from hdev_memory import plandir
-    from hdev_memory.cli import context, steps
+    from hdev_memory.cli import context, eventlines, steps
     from hdev_memory.errors import LockedError, UsageError
 
-    span = steps.parse_expiry(older_than, flag="--older-than")
-    if span is None:
-        raise UsageError("Pre-images are always older than never.", hint="Give for example 30d.")
-    removed = 0
-    for opened, kept in _kept(plans):
-        if not kept.finished:
-            context.say_foreign(f"{kept.folder}: left alone, its run is not finished")
-            continue
-        if datetime.fromisoformat(kept.finished) + span > context.now():
-            continue
-        if not dry_run:
-            try:
-                with steps.held(opened) as journal:
-                    if plandir.finished(journal.records) != kept.finished:
-                        continue  # another run has begun since it was looked at
-                    steps.record_pruned(opened, journal, kept)
-                    plandir.prune(opened.folder)
-            except LockedError:
-                context.say_foreign(f"{kept.folder}: left alone, an apply is running")
+    with eventlines.told(json=json, into=json_into) as lines:
+
+        def spare(kept: Kept, why: str) -> None:
+            lines.emit(eventlines.Spared(plan=kept.folder, why=why))
+            if not lines.on_stdout:
+                context.say_foreign(f"{kept.folder}: left alone, {why}")
+
+        span = steps.parse_expiry(older_than, flag="--older-than")
+        if span is None:
+            raise UsageError(
+                "Pre-images are always older than never.", hint="Give for example 30d."
+            )
+        removed = 0
+        for opened, kept in _kept(plans):
+            if not kept.finished:
+                spare(kept, "its run is not finished")
                 continue
-        removed += 1
-        verb = "would be removed" if dry_run else "removed"
-        context.say_foreign(f"{kept.folder}: {_counted(kept)} {verb}")
-    context.say(f"{removed} {'would be ' if dry_run else ''}pruned.")
-    return 0
+            if datetime.fromisoformat(kept.finished) + span > context.now():
+                continue
+            if not dry_run:
+                try:
+                    with steps.held(opened) as journal:
+                        if plandir.finished(journal.records) != kept.finished:
+                            continue  # another run has begun since it was looked at
+                        steps.record_pruned(opened, journal, kept)
+                        plandir.prune(opened.folder)
+                except LockedError:
+                    spare(kept, "an apply is running")
+                    continue
+            removed += 1
+            lines.emit(eventlines.Pruned(kept.folder, kept.entries, kept.bytes))
+            if not lines.on_stdout:
+                verb = "would be removed" if dry_run else "removed"
+                context.say_foreign(f"{kept.folder}: {_counted(kept)} {verb}")
+        lines.emit(eventlines.PruneEnding(exit=0, dry_run=dry_run, pruned=removed))
+        if not lines.on_stdout:
+            context.say(f"{removed} {'would be ' if dry_run else ''}pruned.")
+        return 0
 
 
 def _kept(plans: Path) -> Iterator[tuple[OpenPlan, Kept]]:
@@ -95,12 +113,3 @@ def _kept(plans: Path) -> Iterator[tuple[OpenPlan, Kept]]:
 
 def _counted(kept: Kept) -> str:
     return f"{kept.entries} pre-image{'' if kept.entries == 1 else 's'}"
-
-
-def _shape(kept: Kept) -> dict[str, object]:
-    return {
-        "plan": str(kept.folder),
-        "entries": kept.entries,
-        "bytes": kept.bytes,
-        "finished": kept.finished,
-    }

@@ -9,47 +9,46 @@ import typer
 from hdev_memory.cli import options as flags
 
 
-def config_show(json: flags.Json = False) -> int:
+def config_show(json: flags.Json = False, json_into: flags.JsonInto = None) -> int:
     """Show each setting and where it comes from; keys are never shown."""
-    from hdev_memory.cli import context
+    from hdev_memory.cli import context, eventlines
     from hdev_memory.config import DEFAULT_STORE, DEFAULT_TIMEOUT, SECRET_NAMES, Value
     from hdev_memory.review.inert import inert
 
-    settings = context.settings()
-    defaults = {
-        "filesystem.path": Value(str(settings.home / DEFAULT_STORE), "default"),
-        "http.timeout": Value(str(DEFAULT_TIMEOUT), "default"),
-    }
-    secret = SECRET_NAMES | {"source.api_key", "target.api_key"}
-    rows = [
-        (name, "(set)" if name in secret else value.value, value.origin)
-        for name, value in sorted({**defaults, **settings.values}.items())
-    ]
-    if settings.approvals is not None:
-        rows += [
-            (f"approvals.{name}", value, settings.approvals.origin)
-            for name, value in settings.approvals.shown()
+    with eventlines.told(json=json, into=json_into) as lines:
+        settings = context.settings()
+        defaults = {
+            "filesystem.path": Value(str(settings.home / DEFAULT_STORE), "default"),
+            "http.timeout": Value(str(DEFAULT_TIMEOUT), "default"),
+        }
+        secret = SECRET_NAMES | {"source.api_key", "target.api_key"}
+        shown = [
+            eventlines.Setting(name, None if name in secret else value.value, value.origin)
+            for name, value in sorted({**defaults, **settings.values}.items())
         ]
-    environments = [
-        (item.name, item.endpoint, "(set)" if item.key else "(none)", item.origin)
-        for item in settings.environments.values()
-    ]
-    if json:
-        names = ("name", "endpoint", "key", "origin")
-        context.print_json(
-            {
-                "settings": [
-                    dict(zip(("name", "value", "origin"), row, strict=True)) for row in rows
-                ],
-                "environments": [dict(zip(names, row, strict=True)) for row in environments],
-            }
-        )
+        if settings.approvals is not None:
+            origin = settings.approvals.origin
+            shown += [
+                eventlines.Setting(f"approvals.{name}", value, origin)
+                for name, value in settings.approvals.shown()
+            ]
+        environments = [
+            eventlines.Environment(item.name, item.endpoint, item.key is not None, item.origin)
+            for item in settings.environments.values()
+        ]
+        for line in (*shown, *environments):
+            lines.emit(line)
+        lines.emit(eventlines.ConfigShowEnding(0, len(shown), len(environments)))
+        if lines.on_stdout:
+            return 0
+        for setting in shown:
+            value = "(set)" if setting.value is None else setting.value
+            context.say(inert(f"{setting.name} = {value}   ({setting.origin})"))
+        for item in environments:
+            key = "(set)" if item.key else "(none)"
+            place = f"environment {item.name} = {item.endpoint}"
+            context.say(inert(f"{place}, key {key}   ({item.origin})"))
         return 0
-    for name, value, origin in rows:
-        context.say(inert(f"{name} = {value}   ({origin})"))
-    for name, endpoint, key, origin in environments:
-        context.say(inert(f"environment {name} = {endpoint}, key {key}   ({origin})"))
-    return 0
 
 
 def config_check(
@@ -57,16 +56,21 @@ def config_check(
         bool, typer.Option("--online", help="Also open the endpoint of every environment.")
     ] = False,
     json: flags.Json = False,
+    json_into: flags.JsonInto = None,
 ) -> int:
-    """Read the whole configuration; exit 1 and say where when something is wrong."""
+    """Read the whole configuration; exit 1 and say where when something is wrong.
+
+    The files that [approvals] names are read as well; exit 6 when they cannot be used.
+    """
     from hdev_memory.backends import open_backend
-    from hdev_memory.cli import context, eventlines
+    from hdev_memory.cli import context, eventlines, gate
     from hdev_memory.config import EndFlags, resolve
     from hdev_memory.errors import HdevError
     from hdev_memory.review.inert import inert
 
-    with eventlines.told(json=json) as lines:
+    with eventlines.told(json=json, into=json_into) as lines:
         settings = context.settings()
+        gate.rules(settings, gate.Asked())
         looked = tuple(settings.environments) if online else ()
         wrong = 0
         for name in looked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,12 @@ def home() -> Path:
 def say(text: str = "") -> None:
     """A line of result on stdout."""
     print(text)
+
+
+def say_parts(parts: Iterable[str]) -> None:
+    """A result on stdout that is there part by part; its last line ends as a line does."""
+    for part in parts:
+        sys.stdout.write(part)
 
 
 def warn(text: str) -> None:

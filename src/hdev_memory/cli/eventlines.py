@@ -12,19 +12,23 @@ import json as jsonlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Annotated, Final, Literal
 
 import msgspec
 
 from hdev_memory import __version__
 from hdev_memory.core.approval import Decision, Worth
+from hdev_memory.core.audit import HeadText, Time
+from hdev_memory.core.digest import Digest, NamedDigest
 from hdev_memory.core.entry import Value
-from hdev_memory.core.plan import Summary
+from hdev_memory.core.plan import Count, Summary
 from hdev_memory.errors import HdevError
 
-FORMAT = "hdev-events/1"
+FORMAT: Final = "hdev-events/1"
 
 Side = Literal["source", "target"]
+Status = Annotated[int, msgspec.Meta(ge=0, le=255)]
+"""An exit status; cli.md has the table of them."""
 
 
 class Line(Value, frozen=True, tag_field="type"):
@@ -34,7 +38,7 @@ class Line(Value, frozen=True, tag_field="type"):
 class Version(Line, frozen=True, tag="version"):
     """The first line."""
 
-    format: str = FORMAT
+    format: Literal["hdev-events/1"] = FORMAT
     tool: str = f"hdev-memory {__version__}"
 
 
@@ -42,15 +46,15 @@ class Progress(Line, frozen=True, tag="progress"):
     """So many entries are through a stage; `total` is null where it is not known yet."""
 
     stage: Literal["source", "target", "compare", "write"]
-    done: int
-    total: int | None
+    done: Count
+    total: Count | None
 
 
 class Outside(Line, frozen=True, tag="outside"):
     """One end holds entries that the plan did not see; they are left alone."""
 
     side: Side
-    entries: int
+    entries: Count
 
 
 class Drift(Line, frozen=True, tag="drift"):
@@ -59,7 +63,7 @@ class Drift(Line, frozen=True, tag="drift"):
     `metadata` tells how the source's metadata differs from the target's, where both can be read.
     """
 
-    side: str
+    side: Side
     key: str
     expected: str
     found: str
@@ -98,10 +102,84 @@ class Endpoint(Line, frozen=True, tag="endpoint"):
     why: str
 
 
+class Setting(Line, frozen=True, tag="setting"):
+    """One setting, and where it comes from; `value` is null for a key, which is never shown."""
+
+    name: str
+    value: str | None
+    origin: str
+
+
+class Environment(Line, frozen=True, tag="environment"):
+    """One environment; `key` tells whether it has a key."""
+
+    name: str
+    endpoint: str
+    key: bool
+    origin: str
+
+
+class Backup(Line, frozen=True, tag="backup"):
+    """The pre-images of one plan; `finished` is null where its run is not finished."""
+
+    plan: str
+    entries: Count
+    bytes: Count
+    finished: Time | None
+
+
+class Pruned(Line, frozen=True, tag="pruned"):
+    """The pre-images of one plan, which were removed, or would be with `--dry-run`."""
+
+    plan: str
+    entries: Count
+    bytes: Count
+
+
+class Spared(Line, frozen=True, tag="spared"):
+    """A plan whose pre-images may not be removed, and why."""
+
+    plan: str
+    why: str
+
+
+class Checking(Line, frozen=True, tag="checking"):
+    """The store that is put through the checks, and the prefix that they work below."""
+
+    kind: str
+    location: str
+    store: str | None
+    prefix: str
+
+
+class Check(Line, frozen=True, tag="check"):
+    """How one check went.
+
+    `expected` and `found` are null unless it failed, `reason` unless it is not applicable.
+    """
+
+    check: str
+    group: str
+    promise: str
+    outcome: Literal["ok", "failed", "not applicable"]
+    expected: str | None = None
+    found: str | None = None
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Left(Line, frozen=True, tag="left"):
+    """What the checks could not remove, or may have left behind: entries, and empty folders."""
+
+    entries: tuple[str, ...]
+    folders: tuple[str, ...]
+    reason: str
+
+
 class Error(Line, frozen=True, tag="error"):
     """The last line of a command that was refused or failed."""
 
-    exit: int
+    exit: Status
     what: str
     why: str
     hint: str
@@ -110,15 +188,28 @@ class Error(Line, frozen=True, tag="error"):
 class Ending(Line, frozen=True, tag="summary"):
     """The base of the last line of a command that came to its end."""
 
-    exit: int
+    exit: Status
 
 
 class PlanEnding(Ending, frozen=True, tag="summary"):
+    """The plan that was made; `summary` is its own."""
+
     plan: str
-    plan_id: str
-    effect: str
+    plan_id: NamedDigest
+    effect: Digest
     summary: Summary
     command: Literal["plan"] = "plan"
+
+
+class RollbackEnding(Ending, frozen=True, tag="summary"):
+    """The plan that was made; `undoes` is the id of the one that it undoes."""
+
+    plan: str
+    plan_id: NamedDigest
+    effect: Digest
+    summary: Summary
+    undoes: NamedDigest
+    command: Literal["rollback"] = "rollback"
 
 
 class ApplyEnding(Ending, frozen=True, tag="summary"):
@@ -128,19 +219,21 @@ class ApplyEnding(Ending, frozen=True, tag="summary"):
     """
 
     plan: str
-    plan_id: str
+    plan_id: NamedDigest
     result: Literal["finished", "stopped", "nothing to do"]
-    counts: dict[str, int]
+    counts: dict[str, Count]
     durability: Literal["full", "none"]
-    head: str | None
+    head: HeadText | None
     signed_with: str | None
     command: Literal["apply"] = "apply"
 
 
 class VerifyEnding(Ending, frozen=True, tag="summary"):
-    plan_id: str
-    as_planned: int
-    differ: int
+    """How many entries of the target are as the plan leaves them, and how many are not."""
+
+    plan_id: NamedDigest
+    as_planned: Count
+    differ: Count
     command: Literal["verify"] = "verify"
 
 
@@ -173,33 +266,118 @@ class MigrateEnding(Ending, frozen=True, tag="summary"):
     """The statistics; with `dry_run` they are what would be. `head` is null where nothing ran."""
 
     plan: str
-    plan_id: str
+    plan_id: NamedDigest
     dry_run: bool
-    total: int
-    copied: int
-    skipped: int
-    failed: int
-    deleted: int
-    head: str | None
+    total: Count
+    copied: Count
+    skipped: Count
+    failed: Count
+    deleted: Count
+    head: HeadText | None
     command: Literal["migrate-memory"] = "migrate-memory"
 
 
+class ConfigShowEnding(Ending, frozen=True, tag="summary"):
+    """How many settings and environments there are."""
+
+    settings: Count
+    environments: Count
+    command: Literal["config show"] = "config show"
+
+
 class ConfigEnding(Ending, frozen=True, tag="summary"):
-    environments: int
-    unreachable: int
+    """How many environments there are, and how many of them could not be opened."""
+
+    environments: Count
+    unreachable: Count
     command: Literal["config check"] = "config check"
 
 
-class AuditEnding(Ending, frozen=True, tag="summary"):
-    """`anchored_to` is the last record that something from outside vouches for, 0 for none."""
+class BackupsEnding(Ending, frozen=True, tag="summary"):
+    """How many plans keep pre-images."""
 
-    plan_id: str
-    records: int
-    head: str
+    backups: Count
+    command: Literal["backups list"] = "backups list"
+
+
+class PruneEnding(Ending, frozen=True, tag="summary"):
+    """From how many plans pre-images were removed; with `dry_run`, would be."""
+
+    dry_run: bool
+    pruned: Count
+    command: Literal["backups prune"] = "backups prune"
+
+
+class LockEnding(Ending, frozen=True, tag="summary"):
+    """Who holds a memory: `holder` is null where nobody does.
+
+    `expires_in` is in seconds; null where the lock lasts as long as its process.
+    """
+
+    holder: str | None
+    expires_in: Count | None
+    command: Literal["lock status"] = "lock status"
+
+
+class ReleaseEnding(Ending, frozen=True, tag="summary"):
+    """Whether anybody had the lock that was broken."""
+
+    released: bool
+    command: Literal["lock release"] = "lock release"
+
+
+class Capability(Value, frozen=True):
+    """One line of a backend's capability card."""
+
+    name: str
+    declared: str
+    observed: str
+
+
+class CheckEnding(Ending, frozen=True, tag="summary"):
+    """How the checks went; `unwritable` says why nothing could be written, empty where it could."""
+
+    ok: Count
+    failed: Count
+    not_applicable: Count
+    unwritable: str
+    stopped: bool
+    card: tuple[Capability, ...]
+    command: Literal["backend check"] = "backend check"
+
+
+class AuditEnding(Ending, frozen=True, tag="summary"):
+    """How long the log is and where it ends; `anchored` where what was asked for vouches for it.
+
+    `anchored_to` is the last record that something from outside vouches for, 0 for none;
+    `signed_by` is the principal and the key that have signed the receipt, null for none.
+    """
+
+    plan_id: NamedDigest
+    records: Count
+    head: HeadText
     anchored: bool
-    anchored_to: int
+    anchored_to: Count
     signed_by: str | None
     command: Literal["audit verify"] = "audit verify"
+
+
+class AuditSignEnding(Ending, frozen=True, tag="summary"):
+    """The head that was signed with the receipt, and the fingerprint of the key."""
+
+    plan_id: NamedDigest
+    head: HeadText
+    signed_with: str
+    command: Literal["audit sign"] = "audit sign"
+
+
+def kinds() -> list[type[Line]]:
+    """Every kind of line, in the order of this file."""
+    found: list[type[Line]] = []
+    for kind in (*Line.__subclasses__(), *Ending.__subclasses__()):
+        if kind is not Ending and kind not in found:
+            found.append(kind)
+    return found
 
 
 def encoded(line: Line) -> str:

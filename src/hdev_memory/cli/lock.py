@@ -21,44 +21,46 @@ def lock_status(
     api_key: flags.ApiKey = None,
     insecure_http: flags.InsecureHttp = False,
     json: flags.Json = False,
+    json_into: flags.JsonInto = None,
 ) -> int:
     """Tell who holds ENDPOINT: an apply, or the server that serves a folder."""
-    from hdev_memory.cli import context
+    from hdev_memory.cli import context, eventlines
 
-    with _opened(endpoint, api_key, insecure_http) as backend:
-        holder = backend.holder()
-    if json:
-        context.print_json(
-            {
-                "type": "lock",
-                "held": holder is not None,
-                "holder": holder.name if holder is not None else None,
-                "expires_in": holder.expires_in if holder is not None else None,
-            }
-        )
-    elif holder is None:
-        context.say("Nobody holds it.")
-    else:
-        left = f", {holder.expires_in} seconds left" if holder.expires_in is not None else ""
-        context.say_foreign(f"Held by {holder.name}{left}.")
-    return 0
+    with eventlines.told(json=json, into=json_into) as lines:
+        with _opened(endpoint, api_key, insecure_http) as backend:
+            holder = backend.holder()
+        name, expires_in = (holder.name, holder.expires_in) if holder is not None else (None, None)
+        lines.emit(eventlines.LockEnding(exit=0, holder=name, expires_in=expires_in))
+        if lines.on_stdout:
+            return 0
+        if name is None:
+            context.say("Nobody holds it.")
+        else:
+            left = f", {expires_in} seconds left" if expires_in is not None else ""
+            context.say_foreign(f"Held by {name}{left}.")
+        return 0
 
 
 def lock_release(
     endpoint: Place,
     api_key: flags.ApiKey = None,
     insecure_http: flags.InsecureHttp = False,
+    json: flags.Json = False,
+    json_into: flags.JsonInto = None,
 ) -> int:
     """Break the lock of the server ENDPOINT, whoever has it; its writes are refused from then on.
 
     The lock of a folder ends with the process that has it, and is never broken.
     """
-    from hdev_memory.cli import context
+    from hdev_memory.cli import context, eventlines
 
-    with _opened(endpoint, api_key, insecure_http) as backend:
-        released = backend.release()
-    context.say("Released." if released else "Nobody held it.")
-    return 0
+    with eventlines.told(json=json, into=json_into) as lines:
+        with _opened(endpoint, api_key, insecure_http) as backend:
+            released = backend.release()
+        lines.emit(eventlines.ReleaseEnding(exit=0, released=released))
+        if not lines.on_stdout:
+            context.say("Released." if released else "Nobody held it.")
+        return 0
 
 
 @contextlib.contextmanager

@@ -109,5 +109,5 @@ def plan(
             steps.make_plan(resolved, ends, wish, out, Path("plans"), review=review, lines=lines)
         )
         status = 2 if detailed_exitcode and opened.plan.tail.summary.writes else 0
-        steps.tell_plan(opened, review, lines, status)
+        steps.tell_plan(opened, review, settings, lines, status)
         return status

@@ -79,6 +79,7 @@ def rollback(
             intended = {record.key for record, _ in log if record.event == "intent"}
             undo = undoing.survey(opened, target, intended, journal.open)
         for changed in undo.changed:
+            lines.emit(eventlines.Drift(side="target", **vars(changed)))
             context.note(f"Changed since: {changed.key}")
             steps.tell_states(changed.expected, changed.found, ())
         if undo.changed and not skip_changed:
@@ -116,5 +117,5 @@ def rollback(
                 readers=readers,
             )
         )
-        steps.tell_plan(made, reviewer, lines, 0)
+        steps.tell_plan(made, reviewer, settings, lines, 0, undoes=opened.plan.plan_id)
         return 0

@@ -62,7 +62,7 @@ def show(
 
     with plandir.load(plan) as opened:
         if form == "json":
-            text = json.render(opened)
+            parts = json.render(opened, json.Filter(only, key, stat))
         else:
             described = document.describe(
                 opened,
@@ -80,11 +80,11 @@ def show(
                     stat=stat,
                 )
             if max_bytes is not None:
-                text = bounded.fit(described, render, max_bytes)
+                parts = iter([bounded.fit(described, render, max_bytes)])
             else:
-                text = render(described)
+                parts = iter([render(described)])
         if out is not None:
-            outfile.write(out, [text], what="The review")
+            outfile.write(out, parts, what="The review")
         else:
-            context.say(text.removesuffix("\n"))
+            context.say_parts(parts)
         return 2 if detailed_exitcode and opened.plan.tail.summary.writes else 0

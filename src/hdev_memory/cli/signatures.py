@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def key_file(settings: Settings, given: Path | None) -> Path:
     if place.startswith("~/"):
         place = str(settings.home / place[2:])
     path = settings.cwd / place
-    if "\0" in place or not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(
             "There is no such key.", why=f"{place!r} is no file.", hint="Give another key."
         )

@@ -32,7 +32,15 @@ from hdev_memory.cli.context import (
     warn,
     width,
 )
-from hdev_memory.cli.eventlines import ApplyEnding, Drift, Failed, KeptAside, Lines, PlanEnding
+from hdev_memory.cli.eventlines import (
+    ApplyEnding,
+    Drift,
+    Failed,
+    KeptAside,
+    Lines,
+    PlanEnding,
+    RollbackEnding,
+)
 from hdev_memory.cli.progress import Shown
 from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings, resolve, span
 from hdev_memory.core.approval import Counted, Statement, encode, is_principal, used
@@ -452,7 +460,7 @@ def record_approval(
         "approved" if statement.decision == "approve" else "rejected",
         plan_id=opened.plan.plan_id,
         run=new_run(),
-        reason=inert(statement.comment)[:2000],
+        reason=statement.comment,
         evidence=f"{statement.principal} {key} statement {sha256(encode(statement))}",
     )
     journal.append([record])
@@ -602,17 +610,26 @@ def _between(
         return {}
 
 
-def tell_plan(opened: plandir.OpenPlan, review: Reviewer, lines: Lines, status: int) -> None:
-    """The review of a plan that was just made, and what to do with it."""
+def tell_plan(
+    opened: plandir.OpenPlan,
+    review: Reviewer,
+    settings: Settings,
+    lines: Lines,
+    status: int,
+    *,
+    undoes: str | None = None,
+) -> None:
+    """The review of a plan that was just made, and what to do with it.
+
+    `undoes` is the id of the plan that it rolls back.
+    """
     summary = opened.plan.tail.summary
+    place, plan_id = str(opened.folder), opened.plan.plan_id
+    effect = opened.plan.tail.effect
     lines.emit(
-        PlanEnding(
-            exit=status,
-            plan=str(opened.folder),
-            plan_id=opened.plan.plan_id,
-            effect=opened.plan.tail.effect,
-            summary=summary,
-        )
+        PlanEnding(status, place, plan_id, effect, summary)
+        if undoes is None
+        else RollbackEnding(status, place, plan_id, effect, summary, undoes)
     )
     if lines.on_stdout:
         return
@@ -620,7 +637,9 @@ def tell_plan(opened: plandir.OpenPlan, review: Reviewer, lines: Lines, status: 
 
     described = review(opened, opened.folder.name)
     say(terminal.render(described, width=width(), colour=colour(sys.stdout)))
-    say(f"Next: hdev apply {opened.folder}" if summary.writes else "Nothing to do.")
+    approvals = settings.approvals
+    command = "approve" if approvals is not None and approvals.requirement.asked else "apply"
+    say(f"Next: hdev {command} {opened.folder}" if summary.writes else "Nothing to do.")
 
 
 def tell_states(expected: str, found: str, differ: tuple[str, ...]) -> None:

@@ -13,9 +13,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from hdev_memory.core.digest import Digest, named, sha256
+from hdev_memory.core.digest import Digest, NamedDigest, named, sha256
 from hdev_memory.core.entry import State, Value
 from hdev_memory.errors import AuditError
+
+FORMAT = "hdev-audit/1"
+"""The name of this form of the log; the lines themselves do not tell it."""
 
 MAX_LINE_BYTES = 64 * 1024
 GENESIS = "0" * 64
@@ -40,16 +43,13 @@ Event = Literal[
 
 Time = Annotated[
     str,
-    msgspec.Meta(
-        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$",
-        max_length=24,  # without it a line break at the end would match as well
-    ),
+    msgspec.Meta(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z\Z"),
 ]
 """A point in time as RFC 3339 in UTC, to the millisecond."""
 
 
 class Record(Value, frozen=True, omit_defaults=True):
-    """One line of the log.
+    """One line of audit.jsonl: canonical JSON, so members of no meaning for an event are not there.
 
     run     names one run of one command; all its records share it
     action  what is done to `key`: create, overwrite or delete
@@ -62,7 +62,7 @@ class Record(Value, frozen=True, omit_defaults=True):
     time: Time
     event: Event
     run: str
-    plan: str
+    plan: NamedDigest
     actor: str
     action: str = ""
     key: str = ""
@@ -71,6 +71,10 @@ class Record(Value, frozen=True, omit_defaults=True):
     observed: State | None = None
     reason: str = ""
     evidence: str = ""
+
+
+HeadText = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]+:sha256:[0-9a-f]{64}\Z")]
+"""A head as people see and type it: the text of a Headmark."""
 
 
 class Headmark(Value, frozen=True):

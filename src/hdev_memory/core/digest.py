@@ -14,10 +14,13 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import rfc8785
 
-Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """A SHA-256 as 64 lower-case hex digits, as `sha256sum` prints it."""
 
 DIGEST_PREFIX = "sha256:"
+NamedDigest = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
+"""A digest with its algorithm, as plan ids are: see `named`."""
+
 MAX_DEPTH = 64
 """Levels of nesting that metadata may have; keeps every recursive reader far from its limit."""
 

@@ -25,7 +25,7 @@ from hdev_memory.core.diff import (
     Writing,
     transition,
 )
-from hdev_memory.core.digest import Digest, named
+from hdev_memory.core.digest import Digest, NamedDigest, named
 from hdev_memory.core.entry import (
     Capabilities,
     InvalidKey,
@@ -160,7 +160,35 @@ class Plan(Value, frozen=True):
 
     head: Head
     tail: Tail
-    plan_id: str
+    plan_id: NamedDigest
+
+
+def members(owner: type[msgspec.Struct]) -> list[tuple[str, Any]]:
+    """The members of a Struct with their types, to make another one from."""
+    return [(field.name, field.type) for field in msgspec.structs.fields(owner)]
+
+
+PlanFile = msgspec.defstruct(
+    "PlanFile",
+    [
+        ("format", Literal["hdev-plan/1"]),
+        *members(Head),
+        ("actions", tuple[AnyAction, ...]),
+        *members(Tail),
+        ("seal", Digest),
+    ],
+    bases=(Value,),
+    frozen=True,
+    namespace={
+        "__doc__": """One whole plan.json, for its schema; the code streams its parts.
+
+        It has one spelling: the members in this order, each on a line of its own; one line for each
+        action, sorted by key; no spaces, LF line ends. `seal` is the SHA-256 of every byte before
+        its line, and `sha256:` with that of the whole file is the plan id. The loader refuses any
+        other spelling of the same values, and counts or digests that do not fit the actions.
+        """
+    },
+)
 
 
 # The frame of the document, in order. `format` and `actions` and `seal` are not struct members.

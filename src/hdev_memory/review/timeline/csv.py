@@ -70,4 +70,4 @@ def render(records: Iterable[Record]) -> Iterator[str]:
 def _state(state: State | None) -> tuple[str | int, ...]:
     if state is None:
         return ("", "", "")
-    return (cell(state.content), cell(state.metadata), state.bytes)
+    return (state.content, state.metadata, state.bytes)
