@@ -295,7 +295,7 @@ def read_receipt(path: Path) -> ReceiptFile:
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:
-    # A pipe may be given by whoever asks; one that nobody writes into is empty, and holds up nothing.
+    # A pipe may be given; one that nobody writes into is empty, and holds nothing up.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         os.set_blocking(descriptor, True)
