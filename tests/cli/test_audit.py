@@ -359,6 +359,17 @@ def test_signers_that_cannot_be_read_are_an_error_and_say_nothing_of_the_log(
     assert "Audit log" not in result.out
 
 
+def test_without_ssh_keygen_nothing_is_said_of_the_log(hdev, plan, keys, monkeypatch):
+    sign(keys, plan / "receipt.json")
+    words = ("--allowed-signers", signers(keys, "ann@x ann"))
+    monkeypatch.setenv("PATH", "")
+    result = hdev("audit", "verify", plan, *words)
+
+    assert result.status == FAILED
+    assert "ssh-keygen" in result.err
+    assert result.out == ""
+
+
 @pytest.fixture
 def planned(hdev, home):
     """A plan that creates one entry."""
@@ -401,6 +412,18 @@ def test_a_receipt_that_cannot_be_signed_stands_and_is_signed_later(hdev, planne
     assert (planned / "receipt.json").read_bytes() == receipt
     trusted = ("--allowed-signers", signers(keys, "ann@x ann"))
     assert hdev("audit", "verify", "p", *trusted).status == INTACT
+
+
+def test_without_ssh_keygen_the_run_stands_unsigned(hdev, planned, keys, monkeypatch):
+    key = keys.private("ann")
+    monkeypatch.setenv("PATH", "")
+    result = hdev("apply", "p", "--sign-receipt", key, "--json")
+
+    assert result.status == result.json["exit"] == 4
+    assert result.json["result"] == "finished"
+    assert result.json["signed_with"] is None
+    assert "It cannot be run" in result.err
+    assert tree_of(planned.parent / "target")["a.md"] == b"x"
 
 
 def test_a_key_that_is_not_there_is_noticed_before_anything_is_written(hdev, planned):
