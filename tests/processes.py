@@ -24,6 +24,7 @@ class MemoryServer:
         self._environ = {
             name: text for name, text in os.environ.items() if not name.startswith("HDEV_")
         }
+        self._environ["HOME"] = str(root.parent)  # whose keys file is none of the tests' business
         if api_key is not None:
             self._environ["HDEV_MEMORY_API_KEY"] = api_key
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
 
+import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -208,6 +209,17 @@ def test_every_kind_of_event_line_is_written_and_valid(hdev, work, tmp_path, mon
     with MemoryServer(work / "served", KEY) as server:
         run("lock", "status", server.url, "--api-key", KEY)
         run("lock", "release", server.url, "--api-key", KEY)
+        end = (server.url, "--api-key", KEY)
+        put_entry(work / "few", "a", "ours")
+        run("plan", "filesystem:few", *end, "-o", "few-plan")
+        run("apply", "few-plan", "--target-url", *end)
+        headers = {"Authorization": f"Bearer {KEY}"}
+        url = f"{server.url}/api/memory/entry/a"
+        httpx.put(url, json={"content": "theirs"}, headers=headers, trust_env=False, timeout=50)
+        run("audit", "compare", "few-plan", *end)
+        log = Path("few-plan/audit.jsonl")
+        log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
+        run("audit", "compare", "few-plan", *end, status=8)
     with ExistingServer(work / "old", KEY, "--say-yes-write-nothing") as server:
         run("backend", "check", server.url, "--api-key", KEY, status=1)
     with ExistingServer(work / "older", KEY) as server:

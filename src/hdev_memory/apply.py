@@ -25,6 +25,7 @@ from hdev_memory.backends.base import (
     Backend,
     Change,
     Drifted,
+    Endpoint,
     Failed,
     Put,
     Reader,
@@ -171,14 +172,19 @@ def check_ends(head: Head, source: Reader, target: Reader) -> None:
 
 def check_end(side: str, planned: End, found: Reader) -> None:
     """Raise PlanError when this is not the end that was planned with."""
-    if planned.kind != found.endpoint.kind:
-        raise _other(side, f"it is a {planned.kind} {side}, this is {found.endpoint.kind}")
-    if planned.store is not None and planned.store != found.endpoint.store:
-        raise _other(side, "the store announces another identity than the plan's")
+    check_endpoint(side, planned, found.endpoint)
     if planned.capabilities.line_ends != found.capabilities.line_ends or (
         planned.capabilities.metadata != found.capabilities.metadata
     ):
         raise _other(side, "the backend treats content or metadata in another way")
+
+
+def check_endpoint(side: str, planned: End, found: Endpoint) -> None:
+    """Raise PlanError when this is another kind of end than was planned with, or another store."""
+    if planned.kind != found.kind:
+        raise _other(side, f"it is a {planned.kind} {side}, this is {found.kind}")
+    if planned.store is not None and planned.store != found.store:
+        raise _other(side, "the store announces another identity than the plan's")
 
 
 def _other(side: str, why: str) -> PlanError:
@@ -479,7 +485,7 @@ class _Job:
             def intend(ready: Sequence[Change]) -> None:
                 self.log.intents([by_key[change.key] for change in ready])
 
-            session = Session(run=self.run.run, intend=intend)
+            session = Session(run=self.run.run, plan=self.opened.plan.plan_id, intend=intend)
             receipts += self.target.write(changes, normalisation, session)
         told = [(by_key[r.key], r, self._failure(by_key[r.key], r)) for r in receipts]
         self.log.outcomes(told)

@@ -243,10 +243,13 @@ def sync_name(folder: int) -> None:
         os.close(above)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace the file at `path`, or create it; after a crash it is the old or the new one."""
+def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Replace the file at `path`, or create it; after a crash it is the old or the new one.
+
+    `mode` is subject to the umask, as for any new file.
+    """
     with opened_folder(path.parent) as folder:
-        staged = stage(folder, content)
+        staged = stage(folder, content, mode=mode)
         try:
             disk.replace(folder, staged, path.name)
         except BaseException:

@@ -17,6 +17,7 @@ from typing import IO, Literal
 import msgspec
 
 from hdev_memory import durable
+from hdev_memory.auditlog import AuditLog
 from hdev_memory.backends.base import (
     EVERYTHING,
     Closing,
@@ -314,10 +315,7 @@ UNVERIFIED = "unverified"
 """The evidence of a failure after which nothing is known of the entry: its intent stays open."""
 
 
-_MAX_TORN_BYTES = 32 * 1024 * 1024
-
-
-class Journal(Closing):
+class Journal(AuditLog[audit.Record]):
     """The audit log of one plan, open for appending; the file is the journal of apply as well.
 
     records   the beginnings and ends of earlier runs
@@ -326,65 +324,20 @@ class Journal(Closing):
     """
 
     def __init__(self, folder: Path, plan: str | None = None) -> None:
-        """Check the whole chain, then stand ready at its end.
-
-        Where a `plan` id is given, a record about another one is damage.
-        A torn last line (power was lost while it was written) is cut off and kept aside as
-        `audit.jsonl.torn-N`. Raises AuditError for any earlier damage, and StoreError when the file
-        cannot be opened or repaired.
-        """
-        self._path = folder / AUDIT
+        """As of any log; where a `plan` id is given, a record about another one is damage."""
         self._plan = plan
-        self._broken = False
         self.records: list[audit.Record] = []
         self.rejections: list[audit.Record] = []
         self.open: dict[str, audit.Record] = {}
-        self.torn = ""
-        try:
-            self._descriptor = os.open(
-                self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
+        super().__init__(folder / AUDIT, audit.Record)
+
+    def _note(self, record: audit.Record, end: int) -> None:
+        if self._plan is not None and record.plan != self._plan:
+            raise AuditError(
+                "The audit log belongs to another plan.",
+                why=f"Record {record.seq} is about {record.plan}.",
+                hint="Put the plan's own log back; it is what tells how far it got.",
             )
-        except OSError as error:
-            raise self._unusable(error) from None
-        try:
-            # Its name is to survive as well as its lines. It may be there and not be durable: who
-            # made it may have been cut off.
-            with durable.opened_folder(folder) as above:
-                durable.disk.sync(above)
-            self.head = self._check()
-        except BaseException as error:
-            os.close(self._descriptor)
-            if isinstance(error, OSError):
-                raise self._unusable(error) from None
-            raise
-
-    def _unusable(self, error: OSError) -> StoreError:
-        return StoreError(
-            "The audit log cannot be opened.",
-            why=f"{self._path}: {error.strerror}.",
-            hint="Make room or give access, then run the command again.",
-        )
-
-    def _check(self) -> audit.Headmark:
-        head = audit.EMPTY
-        with os.fdopen(os.dup(self._descriptor), "rb") as file:
-            file.seek(0)
-            whole = 0
-            for line in iter(lambda: file.readline(audit.MAX_LINE_BYTES + 1), b""):
-                if not line.endswith(b"\n"):
-                    # Many records go into one write, and what a power cut left of it may be long.
-                    torn = line + file.read(_MAX_TORN_BYTES)
-                    if b"\n" not in torn and len(torn) < _MAX_TORN_BYTES:
-                        self._cut(whole, torn)
-                    break
-                whole += len(line)
-            file.seek(0)
-            for record, behind in audit.verify(iter(file.readline, b""), self._plan):
-                head = behind
-                self._note(record)
-        return head
-
-    def _note(self, record: audit.Record) -> None:
         match record.event:
             case "started" | "resumed" | "finished" | "stopped" | "planned":
                 self.records.append(record)
@@ -396,56 +349,6 @@ class Journal(Closing):
                 self.open.pop(record.key, None)
             case "failed" if record.evidence != UNVERIFIED:
                 self.open.pop(record.key, None)
-
-    def _cut(self, whole: int, torn: bytes) -> None:
-        number = 1
-        while (aside := self._path.with_name(f"{AUDIT}.torn-{number}")).exists():
-            number += 1
-        durable.write_whole(aside, torn)
-        durable.disk.truncate(self._descriptor, whole)
-        durable.disk.sync(self._descriptor)
-        self.torn = aside.name
-
-    @property
-    def broken(self) -> bool:
-        """Whether an append has failed, so that nothing more can be recorded by this process."""
-        return self._broken
-
-    def append(self, records: Iterable[audit.Record]) -> None:
-        """Chain the records to the log, in one durable write.
-
-        Raises StoreError when that fails; whether the records are there is not known then, and
-        nothing more can be appended.
-        """
-        lines = []
-        head = self.head
-        chained = []
-        for record in records:
-            line, head = audit.link(record, head)
-            lines.append(line)
-            chained.append(record)
-        if not lines:
-            return
-        if self._broken:
-            raise StoreError("The audit log could not be written before; it is not tried again.")
-        try:
-            durable.append(self._descriptor, b"".join(lines))
-        except OSError as error:
-            self._broken = True
-            raise StoreError(
-                "The audit log cannot be written.",
-                why=f"{self._path}: {error.strerror}.",
-                hint="Make room or give access, then run the command again.",
-            ) from None
-        except BaseException:  # a signal: part of it may be there
-            self._broken = True
-            raise
-        self.head = head
-        for record in chained:
-            self._note(record)
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
 
 class Backup(Closing):

@@ -60,6 +60,7 @@ def test_our_server_keeps_every_promise(hdev, server):
     assert "max_entry_bytes    1048576 bytes" in result.out
     after = tree_of(server.root)
     assert after.pop(".hdev-fence")  # its lock was taken, and what it gave out is remembered
+    assert len(after.pop(".hdev-audit.jsonl")) > len(before.pop(".hdev-audit.jsonl"))
     assert after == before
 
 

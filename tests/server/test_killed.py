@@ -8,17 +8,20 @@ import signal
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 from tests.conftest import put_entry, tree_of
 from tests.processes import PROGRAM, MemoryServer
 
-from hdev_memory.backends.base import EVERYTHING, Put, Remove
+from hdev_memory.backends.base import EVERYTHING, Put, Remove, Stored
 from hdev_memory.backends.filesystem import FilesystemBackend
+from hdev_memory.core import audit
 from hdev_memory.core.digest import sha256
 from hdev_memory.core.entry import EntryState, Normalisation
 from hdev_memory.errors import StoreError
+from hdev_memory.server.audit import AUDIT_FILE, Author, ServerLog
 from hdev_memory.server.journal import JOURNAL_FILE, Journal
 
 KEY = "key-of-the-killed"
@@ -33,6 +36,8 @@ class Writer:
     """Writes, overwrites and deletes two keys of its own, and notes what was acknowledged."""
 
     def __init__(self, number):
+        self.number = number
+        self.requests = set()
         self.keys = [f"w{number % 4}/{number}", f"w{number % 4}/deep/{number}.x"]
         self.acknowledged = dict.fromkeys(self.keys)  # None: nothing stands there
         self.unanswered = {}
@@ -55,15 +60,19 @@ class Writer:
         key = self.keys[self.count % 2]
         number = None if self.count % 7 > 4 else self.count
         self.unanswered = {key: number}
+        request = f"{self.number}-{self.count}"
+        headers = {**HEADERS, "X-Request-Id": request}
         if number is None:
-            connection.request("DELETE", ENTRY + key, headers=HEADERS)
+            connection.request("DELETE", ENTRY + key, headers=headers)
         else:
             body = {"content": content(number), "metadata": {"number": number}}
-            connection.request("PUT", ENTRY + key, json.dumps(body), HEADERS)
+            connection.request("PUT", ENTRY + key, json.dumps(body), headers)
         answer = connection.getresponse()
         body = json.loads(answer.read())
         assert answer.status == 200, body
         assert body["success"] or "does not exist" in body["error"], body
+        if body["success"]:
+            self.requests.add(request)
         self.acknowledged[key] = number
         self.unanswered = {}
 
@@ -138,6 +147,25 @@ def test_a_kill_in_the_middle_of_writers_loses_nothing_acknowledged(tmp_path):
         states = list(folder.snapshot(EVERYTHING, NORMAL))
     assert all(isinstance(state, EntryState) for state in states)
     assert not (root / JOURNAL_FILE).exists()
+    check_log(root / AUDIT_FILE, writers, {state.key: state.state for state in states})
+
+
+def check_log(path, writers, stands):
+    """The log has each write that was acknowledged, once, and none that did not happen."""
+    with path.open("rb") as lines:
+        records = [record for record, _ in audit.chained(lines, audit.Write)]
+    requests = [record.request for record in records]
+    acknowledged = set().union(*(writer.requests for writer in writers))
+    last = {}
+
+    assert len(set(requests)) == len(requests)
+    assert len(acknowledged) > WRITERS * ROUNDS
+    assert acknowledged <= set(requests)
+    assert {record.request for record in records if record.status != "done"} & acknowledged == set()
+    for record in records:  # each goes on from where the one before it has left the entry
+        assert record.before == last.get(record.key), record
+        last[record.key] = record.after
+    assert {key: state for key, state in last.items() if state is not None} == stands
 
 
 def check(writers, url):
@@ -151,11 +179,16 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing after it runs."""
 
 
-def cut_off(root, *changes):
-    """The journal of a server that was killed when it had named these changes."""
+def cut_off(root, *changes, log=None, recorded=()):
+    """The journal of a server that was killed when it had named these changes, and had a log with
+    what became of the recorded ones."""
     journal = Journal(root)
-    with contextlib.suppress(Killed), journal.writing() as intend:
+    authors = {change.key: Author(by="ann", role="write", run="r1") for change in changes}
+    head = log.head if log is not None else None
+    with contextlib.suppress(Killed), journal.writing(authors, head) as intend:
         intend(changes)
+        if log is not None:
+            log.record(recorded, [Stored(key=c.key, state=NEW) for c in recorded], authors)
         raise Killed
     journal.close()
     assert (root / JOURNAL_FILE).stat().st_size > 0
@@ -228,6 +261,54 @@ def test_what_somebody_changed_since_is_left_alone_and_said(root):
 
     assert found["changed"] == ("by hand", {"k": "old"})
     assert "changed was changed since a server was cut off in it; left alone" in server.err
+
+
+def logged(root):
+    with (root / AUDIT_FILE).open("rb") as lines:
+        return [record for record, _ in audit.chained(lines, audit.Write)]
+
+
+def told(records):
+    return {(record.key, record.status, record.by, record.run): record.after for record in records}
+
+
+@pytest.mark.parametrize("recorded", [0, 1, 2])
+def test_what_was_cut_off_is_recorded_once_whether_the_log_had_it_or_not(root, recorded):
+    with ServerLog(root / AUDIT_FILE, lambda: datetime.now(UTC)) as log:
+        cut_off(root, *BATCH, log=log, recorded=BATCH[:recorded])
+    all_done(root)
+    with MemoryServer(root, KEY) as server:
+        pass
+
+    records = logged(root)
+    assert server.err == ""
+    assert len(records) == 3
+    assert told(records) == {
+        (change.key, "done" if number < recorded else "recovered", "ann", "r1"): (
+            None if change.key == "removed" else NEW
+        )
+        for number, change in enumerate(BATCH)
+    }
+
+
+def test_what_somebody_changed_since_is_recorded_as_unknown(root):
+    cut_off(root, put("changed", OLD))
+    put_entry(root, "changed", "by hand", {"k": "old"})
+    with MemoryServer(root, KEY):
+        pass
+
+    assert told(logged(root)) == {("changed", "unknown", "ann", "r1"): NEW}
+
+
+def test_a_log_that_is_not_that_of_the_server_that_was_cut_off_is_said(root, tmp_path):
+    with ServerLog(tmp_path / "other", lambda: datetime.now(UTC)) as log:
+        log.record(BATCH[:1], [Stored(key="created", state=NEW)], {})
+        cut_off(root, *BATCH, log=log)
+    with MemoryServer(root, KEY) as server:
+        pass
+
+    assert "is not the audit log of the server that was cut off" in server.err
+    assert len(logged(root)) == 3
 
 
 @pytest.mark.parametrize("cut", [1, 60, -1])

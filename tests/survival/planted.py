@@ -196,7 +196,7 @@ BUGS = (
     Bug(
         "the log of another plan is taken for ours",
         "P5",
-        (("core/audit.py", "plan is not None and record.plan", "False and record.plan"),),
+        (("plandir.py", "self._plan is not None and record.plan", "False and record.plan"),),
         f"{TAMPERING}::test_a_log_of_another_plan_is_refused",
     ),
     Bug(
@@ -210,6 +210,31 @@ BUGS = (
         "P5",
         (("auditing.py", "except signing.Unfit as error", "except ZeroDivisionError as error"),),
         "tests/cli/test_audit.py::test_a_signed_receipt_that_was_changed_is_tampering",
+    ),
+    Bug(
+        "the server acknowledges a write that its log could not take",
+        "P5",
+        (
+            (
+                "server/store.py",
+                "            self.log.record(changes, receipts, authors)\n",
+                (
+                    "            try:\n"
+                    "                self.log.record(changes, receipts, authors)\n"
+                    "            except StoreError:\n"
+                    "                pass\n"
+                ),
+            ),
+        ),
+        "tests/server/test_audit.py::"
+        "test_a_write_that_cannot_be_recorded_is_not_acknowledged_and_none_comes_after_it",
+    ),
+    Bug(
+        "what a killed server had recorded is recorded again",
+        "P5",
+        (("server/audit.py", "if change.key in there:", "if False:"),),
+        "tests/server/test_killed.py::"
+        "test_what_was_cut_off_is_recorded_once_whether_the_log_had_it_or_not",
     ),
     Bug(
         "what was cut off is taken for drift",
@@ -243,7 +268,7 @@ BUGS = (
         "P6",
         (
             (
-                "plandir.py",
+                "auditlog.py",
                 "                        self._cut(whole, torn)\n",
                 "                        pass\n",
             ),

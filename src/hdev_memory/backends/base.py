@@ -183,11 +183,13 @@ class Session:
     """What a batch of changes belongs to.
 
     run     names the run; files that a folder stages carry it, so that they can be told apart later
+    plan    the id of the plan that is carried out, for a log that the store keeps; empty for none
     intend  is called once, with the changes that are ready, when nothing of the batch has taken
             effect yet; nothing takes effect when it raises
     """
 
     run: str = "0"
+    plan: str = ""
     intend: Callable[[Sequence[Change]], None] = lambda changes: None
 
 

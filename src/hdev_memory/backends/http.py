@@ -127,6 +127,12 @@ class HttpBackend(Whole):
                 why=failure("GET", "/api/memory/tree", "403") + ".",
                 hint="Give a key that may read.",
             )
+        if tree.status == 429:
+            raise BackendError(
+                "The memory server asks to come later.",
+                why=failure("GET", "/api/memory/tree", f"429 {tree.cause}") + ".",
+                hint="Wait a little, and run the command again.",
+            )
         if health.body["healthy"] is not True:
             raise BackendError(
                 "The memory server is not healthy.",
@@ -436,9 +442,13 @@ class HttpBackend(Whole):
         held: Sequence[Found | None] = [None] * len(batch)
         if not self._ours:
             held = list(self._read_all([change.key for change in batch]))
+        # For the log of our own server; the existing one would have no use for it.
+        about = {}
+        if self._ours and session.plan:
+            about = {"Hdev-Plan": session.plan, "Hdev-Run": session.run}
 
         def look(item: tuple[Change, Found | None]) -> _Ready | Receipt:
-            return self._ready(item[0], item[1], normalisation)
+            return self._ready(item[0], item[1], normalisation, about)
 
         looked = list(self._transport.map(look, zip(batch, held, strict=True)))
         session.intend([item.change for item in looked if isinstance(item, _Ready)])
@@ -455,13 +465,17 @@ class HttpBackend(Whole):
         return receipts
 
     def _ready(
-        self, change: Change, held: Found | None, normalisation: Normalisation
+        self,
+        change: Change,
+        held: Found | None,
+        normalisation: Normalisation,
+        about: dict[str, str],
     ) -> _Ready | Receipt:
         """A change with the headers of its precondition, or why it is not to be sent."""
         reason = _unsendable(change) or self.capabilities.objection(change.key)
         if reason is not None:
             return Failed(key=change.key, reason=reason, intact=True)
-        headers: dict[str, str] = {}
+        headers = dict(about)
         if self._fence is not None:
             headers["Hdev-Fence"] = str(self._fence)
         if self._ours:

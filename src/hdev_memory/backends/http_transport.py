@@ -27,7 +27,7 @@ import httpcore
 import httpx
 
 from hdev_memory.backends.base import Secret, Where
-from hdev_memory.core.digest import NotCanonical, decode_object
+from hdev_memory.core.digest import NotCanonical, decode_value
 from hdev_memory.core.entry import display_name
 from hdev_memory.errors import BackendError, KeyRefusedError, UsageError
 
@@ -122,7 +122,8 @@ class RequestFailed(Exception):
 class Answer:
     """A status with the JSON object that came with it, and the headers that matter here.
 
-    `flaw` says what is wrong with the body where it cannot be used; then `body` is empty.
+    `flaw` says what is wrong with the body where it cannot be used; then `body` is empty. `items`
+    is a JSON array that came in the place of an object, where the request takes one.
     """
 
     status: int
@@ -131,6 +132,8 @@ class Answer:
     etag: str | None
     location: str | None
     retry_after: str | None
+    link: str | None = None
+    items: tuple[Any, ...] = ()
 
     @property
     def cause(self) -> str:
@@ -440,12 +443,13 @@ class Transport:
         body: Any = None,
         headers: dict[str, str] | None = None,
         seconds: float | None = None,
+        arrays: bool = False,
     ) -> Answer:
         """One request. Raises RequestFailed, or KeyRefusedError for 401.
 
         The whole answer has to come within the timeout (`seconds` where it is another than that
         of the transport) and the limits. A GET follows redirects within the origin; of a write a
-        redirect is the answer.
+        redirect is the answer. `arrays` takes a JSON array for an answer as well as an object.
         """
         content = None
         sent = _encoded({**self._headers, **(headers or {})})
@@ -455,7 +459,7 @@ class Transport:
         end = self._clock.now() + (seconds if seconds is not None else self._timeout)
         target = self._base + path
         for _ in range(self.limits.redirects + 1):
-            answer = self._exchange(method, path, target, sent, content, end)
+            answer = self._exchange(method, path, target, sent, content, end, arrays)
             if answer.status == 401:
                 raise KeyRefusedError(
                     "The server refused the key.",
@@ -477,6 +481,7 @@ class Transport:
         headers: list[tuple[bytes, bytes]],
         content: bytes | None,
         end: float,
+        arrays: bool,
     ) -> Answer:
         client = self._client()
         client.allowance.begin(end)
@@ -497,11 +502,15 @@ class Transport:
             raise RequestFailed(failure(method, path, cut), again=cut.again) from None
         except httpx.TransportError as error:
             raise RequestFailed(failure(method, path, error), again=True) from None
-        body, flaw = self._object(bytes(raw), _header(response.headers.raw, "content-type") or "")
+        found, flaw = self._value(bytes(raw), _header(response.headers.raw, "content-type") or "")
+        if isinstance(found, list) and not arrays:
+            found, flaw = {}, "is not a JSON object"
         return Answer(
             status=response.status_code,
-            body=body,
+            body=found if isinstance(found, dict) else {},
             flaw=flaw,
+            items=tuple(found) if isinstance(found, list) else (),
+            link=_header(response.headers.raw, "link"),
             etag=_header(response.headers.raw, "etag"),
             location=_header(response.headers.raw, "location"),
             retry_after=_header(response.headers.raw, "retry-after"),
@@ -529,8 +538,8 @@ class Transport:
             raise RequestFailed(failure("GET", path, cause))
         return quote(url.path or "/", safe=_PATH) + (f"?{url.query}" if url.query else "")
 
-    def _object(self, raw: bytes, kind: str) -> tuple[dict[str, Any], str]:
-        """The JSON object of an answer, and what is wrong with it."""
+    def _value(self, raw: bytes, kind: str) -> tuple[dict[str, Any] | list[Any], str]:
+        """The JSON object or array of an answer, and what is wrong with it."""
         if not raw:
             return {}, "is empty"
         media, _, parameters = kind.lower().partition(";")
@@ -540,11 +549,13 @@ class Transport:
         if self._too_many(raw):
             return {}, "holds too many values"
         try:
-            found = decode_object(raw.decode())
+            found = decode_value(raw.decode())
         except UnicodeDecodeError:
             return {}, "is not UTF-8"
         except NotCanonical as error:
             return {}, TOO_DEEP if "nested" in str(error) else str(error)
+        if not isinstance(found, dict | list):
+            return {}, "is not a JSON object"
         if raw.count(b"{") + raw.count(b"[") > self.limits.depth and _deeper(
             found, self.limits.depth
         ):
@@ -583,7 +594,9 @@ class Transport:
             raise outcome[0]
         return outcome[0]
 
-    def get(self, path: str) -> Answer:
+    def get(
+        self, path: str, *, headers: dict[str, str] | None = None, arrays: bool = False
+    ) -> Answer:
         """A read, tried again where that can help, as long as the budget lasts.
 
         The only place where anything is tried again.
@@ -593,7 +606,7 @@ class Transport:
             failed: RequestFailed | None = None
             answer: Answer | None = None
             try:
-                answer = self.request("GET", path)
+                answer = self.request("GET", path, headers=headers, arrays=arrays)
             except RequestFailed as error:
                 failed = error
             if answer is not None and answer.status not in _RETRIED:

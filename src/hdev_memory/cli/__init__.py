@@ -29,11 +29,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verify:verify", "Re-read the target and compare it with a plan."),
     "rollback": ("rollback:rollback", "Write a plan that undoes another one."),
     "audit verify": ("audit:audit_verify", "Check the audit log of a plan."),
+    "audit compare": ("audit_compare:audit_compare", "Compare a plan's log with its server's."),
     "audit show": ("audit_show:audit_show", "Show the audit log of a plan as a timeline."),
     "audit sign": ("audit:audit_sign", "Sign the receipt of a plan's last run."),
     "audit export": ("audit_export:audit_export", "Write an in-toto statement of a plan's run."),
     "migrate-memory": ("migrate_memory:migrate_memory", "Plan and apply in one step."),
     "memory-server": ("memory_server:memory_server", "Serve a memory over HTTP."),
+    "memory-server keys add": ("server_keys:keys_add", "Make an API key, and print it once."),
+    "memory-server keys list": ("server_keys:keys_list", "Tell the names and roles of the keys."),
+    "memory-server keys revoke": ("server_keys:keys_revoke", "Make an API key useless."),
     "session": ("session:session", "Take !migrate_memory commands from a prompt or a pipe."),
     "lock status": ("lock:lock_status", "Tell who holds a memory."),
     "lock release": ("lock:lock_release", "Break the lock of a memory server."),
@@ -43,6 +47,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config check": ("config:config_check", "Check the configuration."),
     "backend check": ("backend:backend_check", "Check that a store keeps a backend's promises."),
     "schema": ("schema:schema", "Print a JSON Schema of what this program writes."),
+    "ci comment": ("ci:ci_comment", "Write the review of a plan into its pull request."),
+    "ci summary": ("ci:ci_summary", "Add the review of a plan to the summary of a job."),
+    "ci outputs": ("ci:ci_outputs", "Tell the later steps of a pipeline about a plan."),
+    "ci labels": ("ci:ci_labels", "Label a pull request with what its plan does."),
+    "ci report": ("ci:ci_report", "Write the report that GitLab's widget shows."),
     "demo": ("demo:demo", "Show the whole workflow on a throw-away example."),
 }
 """Command -> (module:function, help line); `hdev --help` lists groups behind the others."""
@@ -51,8 +60,10 @@ GROUPS = {
     "audit": "Check, show, sign and export audit logs.",
     "backend": "Put a store through the promises of a backend.",
     "backups": "List and remove pre-images.",
+    "ci": "Bring a plan into the review of a pull request.",
     "config": "Look at the configuration.",
     "lock": "See and break the lock on a memory.",
+    "memory-server keys": "Make, list and revoke the API keys of a server.",
 }
 
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}
@@ -77,7 +88,7 @@ def _root(
 
 def build(argv: Sequence[str]) -> typer.Typer:
     """The program, with real commands only where `argv` (or a shell completion) needs them."""
-    words = [word for word in argv if not word.startswith("-")][:2]
+    words = [word for word in argv if not word.startswith("-")][:3]
     everything = any(name.endswith("_COMPLETE") for name in os.environ)
     app = typer.Typer(
         name="hdev",
@@ -87,22 +98,34 @@ def build(argv: Sequence[str]) -> typer.Typer:
         context_settings=_HELP_NAMES,
     )
     app.callback()(_root)
-    groups: dict[str, typer.Typer] = {}
+    groups: dict[str, typer.Typer] = {"": app}
     for name, (place, text) in COMMANDS.items():
-        group, _, inner = name.rpartition(" ")
-        parent = app
-        if group:
-            if group not in groups:
-                groups[group] = typer.Typer(
-                    no_args_is_help=True, help=GROUPS[group], context_settings=_HELP_NAMES
-                )
-                app.add_typer(groups[group], name=group)
-            parent = groups[group]
-        used = everything or " ".join(words).startswith(name) or words[:1] == [group]
+        path = name.split()
+        used = everything or words[: len(path)] == path or words[: len(path) - 1] == path[:-1] != []
         function = _load(place) if used else _placeholder
         told = _paragraphs(function.__doc__ or "") if used else text
-        parent.command(inner, help=told, context_settings=_HELP_NAMES)(function)
+        parent, inner = _group(groups, path[:-1]), path[-1]
+        if any(other.startswith(f"{name} ") for other in COMMANDS):
+            # A command that has commands of its own, such as memory-server.
+            groups[name] = typer.Typer(
+                invoke_without_command=True, help=told, context_settings=_HELP_NAMES
+            )
+            groups[name].callback()(function)
+            parent.add_typer(groups[name], name=inner)
+        else:
+            parent.command(inner, help=told, context_settings=_HELP_NAMES)(function)
     return app
+
+
+def _group(groups: dict[str, typer.Typer], path: list[str]) -> typer.Typer:
+    """The group of this name, made with those above it where it is not there yet."""
+    name = " ".join(path)
+    if name not in groups:
+        groups[name] = typer.Typer(
+            no_args_is_help=True, help=GROUPS[name], context_settings=_HELP_NAMES
+        )
+        _group(groups, path[:-1]).add_typer(groups[name], name=path[-1])
+    return groups[name]
 
 
 def _load(place: str) -> Callable[..., Any]:

@@ -126,14 +126,13 @@ def _noted(head: str) -> Claim:
     from hdev_memory.core import audit
     from hdev_memory.errors import UsageError
 
-    try:
-        mark = audit.parse_headmark(head)
-    except ValueError:
+    mark = audit.headmark(head)
+    if mark is None:
         raise UsageError(
             "This is not the head of an audit log.",
             why=f"--head was {head[:200]!r}.",
             hint="Give SEQ:sha256:DIGEST, as `hdev apply` prints it behind `Audit head`.",
-        ) from None
+        )
     return auditing.Claim(head=mark, source="the head that was given", vouches=True)
 
 

@@ -176,6 +176,29 @@ class Left(Line, frozen=True, tag="left"):
     reason: str
 
 
+class Disagreement(Line, frozen=True, tag="disagreement"):
+    """A write of which a plan's log and its server's log do not tell the same.
+
+    `kind` is one of `missing here`, `missing there`, `failed here`, `unknown there`, `differs`.
+    """
+
+    kind: str
+    run: str
+    key: str
+    here: str
+    there: str
+
+
+class Later(Line, frozen=True, tag="later"):
+    """An entry of a plan that somebody else wrote after it; `plan` is empty for no plan."""
+
+    key: str
+    by: str
+    time: str
+    plan: str
+    seq: int
+
+
 class Error(Line, frozen=True, tag="error"):
     """The last line of a command that was refused or failed."""
 
@@ -369,6 +392,19 @@ class AuditSignEnding(Ending, frozen=True, tag="summary"):
     head: HeadText
     signed_with: str
     command: Literal["audit sign"] = "audit sign"
+
+
+class CompareEnding(Ending, frozen=True, tag="summary"):
+    """`head` and `server_head` are the ends of the two logs."""
+
+    plan_id: str
+    agree: int
+    settled: int
+    disagree: int
+    later: int
+    head: str
+    server_head: str
+    command: Literal["audit compare"] = "audit compare"
 
 
 def kinds() -> list[type[Line]]:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hdev_memory.backends.base import Secret
+
+
+KeysFile = Annotated[
+    str,
+    typer.Option(
+        "--keys-file", metavar="FILE", help="The API keys that `memory-server keys` manages."
+    ),
+]
+DEFAULT_KEYS = "~/.hdev/server-keys.json"
+
 
 def memory_server(
+    context: typer.Context,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int,
@@ -28,6 +43,15 @@ def memory_server(
             "--read-only-api-key",
             metavar="KEY",
             help="A key that may only read.",
+        ),
+    ] = None,
+    keys_file: KeysFile = DEFAULT_KEYS,
+    audit_log: Annotated[
+        str | None,
+        typer.Option(
+            "--audit-log",
+            metavar="FILE",
+            help="The log of writes; else .hdev-audit.jsonl in the storage.",
         ),
     ] = None,
     max_entry_bytes: Annotated[
@@ -68,8 +92,10 @@ def memory_server(
     ] = None,
 ) -> int:
     """Serve a memory over HTTP, on loopback unless told otherwise; ends on SIGINT or SIGTERM."""
+    if context.invoked_subcommand is not None:
+        return _none_given(context)
+
     import contextlib
-    import ipaddress
     import os
     import time
     import uuid
@@ -78,43 +104,43 @@ def memory_server(
     from hdev_memory.backends.base import Backend, Secret
     from hdev_memory.backends.ephemeral import EphemeralBackend
     from hdev_memory.backends.filesystem import FilesystemBackend
-    from hdev_memory.cli import context, steps
+    from hdev_memory.cli import context as shared
+    from hdev_memory.cli import steps
     from hdev_memory.config import environ_key
-    from hdev_memory.errors import StoreError, UsageError
+    from hdev_memory.errors import StoreError
     from hdev_memory.server.app import create_app
+    from hdev_memory.server.audit import AUDIT_FILE, ServerLog
     from hdev_memory.server.journal import Journal
     from hdev_memory.server.lease import FENCE_FILE, Fences
     from hdev_memory.server.run import listen, run
     from hdev_memory.server.store import NORMAL, store_identity
 
     if s3_bucket and not disable_s3_backup:
-        context.warn("S3 backup is no part of this server; the S3 flags do nothing.")
+        shared.warn("S3 backup is no part of this server; the S3 flags do nothing.")
     full, read_only = steps.from_argv(api_key, read_only_api_key)
     if full is None and (found := environ_key(os.environ, "HDEV_MEMORY_API_KEY")):
         full = Secret(found.value)
     if read_only is None and (found := environ_key(os.environ, "HDEV_MEMORY_READ_ONLY_API_KEY")):
         read_only = Secret(found.value)
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if not local and full is None:
-        raise UsageError(
-            "A server that other machines can reach needs a key.",
-            why="The address is not loopback, and no key was given.",
-            hint="Set HDEV_MEMORY_API_KEY, or leave --host out.",
-        )
-    if full is None and read_only is not None:
-        raise UsageError("A read-only key needs a full key beside it.", hint="Give --api-key too.")
+    keys = Path(keys_file).expanduser().absolute()
+    log_file = Path(audit_log).expanduser().absolute() if audit_log is not None else None
+    root = Path(storage_path).expanduser().absolute()
+    listed = os.path.lexists(keys)
+    _check_keys(host, full, read_only, keys, listed=listed, named=keys_file != DEFAULT_KEYS)
+    if backend == "filesystem":
+        _refuse_inside(root, keys, "--keys-file")
+        if log_file is not None and log_file != root / AUDIT_FILE:
+            _refuse_inside(root, log_file, "--audit-log")
     with contextlib.ExitStack() as stack:
+        log: ServerLog | None = None
+        journal: Journal | None = None
         if backend == "ephemeral":
             shown = "this process, gone when it ends"
             store: Backend = EphemeralBackend()
             identity = str(uuid.uuid4())
-            journal, fences = None, Fences()
+            fences = Fences()
         else:
             shown = storage_path
-            root = Path(storage_path).expanduser().absolute()
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 store = stack.enter_context(FilesystemBackend(str(root), must_exist=True))
@@ -129,22 +155,35 @@ def memory_server(
                     why=f"{root}: {error.strerror}.",
                     hint="Give a folder that this user may write to with --storage-path.",
                 ) from None
-            recovered = journal.recover(store, NORMAL)
+            log_file = log_file if log_file is not None else root / AUDIT_FILE
+        if log_file is not None:
+            log = stack.enter_context(ServerLog(log_file, shared.now))
+            if log.torn:
+                shared.warn(f"a torn last line of {log_file} was kept aside as {log.torn}.")
+        if journal is not None:
+            recovered = journal.recover(store, NORMAL, log)
             for key in recovered.left:
-                context.warn(f"{key} was changed since a server was cut off in it; left alone.")
+                shared.warn(f"{key} was changed since a server was cut off in it; left alone.")
             for name in recovered.kept:
-                context.warn(f"bytes that nobody planned to replace were kept as {name}.")
+                shared.warn(f"bytes that nobody planned to replace were kept as {name}.")
+            if not recovered.logged:
+                shared.warn(f"{log_file} is not the audit log of the server that was cut off.")
         app = create_app(
             store,
             store_id=identity,
             api_key=full,
             read_only_api_key=read_only,
+            keys_file=keys,
             max_entry_bytes=max_entry_bytes,
             require_preconditions=require_preconditions,
             journal=journal,
+            log=log,
             fences=fences,
             clock=time.monotonic,
+            now=shared.now,
         )
+        if app.state.access.readable:
+            shared.warn(f"{keys} can be read by other users; chmod 600 keeps them out.")
         opened = stack.enter_context(listen(host, port))
         bound = opened.getsockname()[1]
         name = f"[{host}]" if ":" in host else host
@@ -152,5 +191,72 @@ def memory_server(
         def ready() -> None:
             print(f"Memory server ready on http://{name}:{bound} (storage: {shown})", flush=True)
 
-        run(app, opened, ready, log_level)
+        run(app, opened, ready, log_level, app.state.access.look_again if listed else None)
     return 0
+
+
+def _none_given(context: typer.Context) -> int:
+    """Raises UsageError for a flag of the server before a command that starts no server."""
+    from hdev_memory.errors import UsageError
+
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                "The flags of the server say nothing to this command.",
+                why=f"{flag} stands before {context.invoked_subcommand}.",
+                hint="Leave it out, or give it behind the command if it takes it.",
+            )
+    return 0
+
+
+def _check_keys(
+    host: str,
+    full: Secret | None,
+    read_only: Secret | None,
+    keys: Path,
+    *,
+    listed: bool,
+    named: bool,
+) -> None:
+    """Raises UsageError where the server would be open to more than it should."""
+    import ipaddress
+
+    from hdev_memory.errors import UsageError
+
+    if named and not listed:
+        raise UsageError(
+            "There is no such file of keys.",
+            why=f"{keys} is missing.",
+            hint="`hdev memory-server keys add NAME --role write --keys-file FILE` makes it.",
+        )
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if listed:
+        return
+    if not local and full is None:
+        raise UsageError(
+            "A server that other machines can reach needs a key.",
+            why="The address is not loopback, and no key was given.",
+            hint="Set HDEV_MEMORY_API_KEY, or make keys with `hdev memory-server keys add`, or "
+            "leave --host out.",
+        )
+    if full is None and read_only is not None:
+        raise UsageError("A read-only key needs a full key beside it.", hint="Give --api-key too.")
+
+
+def _refuse_inside(root: Path, file: Path, flag: str) -> None:
+    import os
+
+    from hdev_memory.errors import UsageError
+
+    place = os.path.realpath(file)
+    if os.path.commonpath([place, os.path.realpath(root)]) == os.path.realpath(root):
+        raise UsageError(
+            "This file would lie inside the memory that is served.",
+            why=f"{file} is in {root}.",
+            hint=f"Give a file elsewhere with {flag}.",
+        )

@@ -8,8 +8,8 @@ see its own end cut off: for that the head (the last `seq` and its digest) is ke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -48,7 +48,14 @@ Time = Annotated[
 """A point in time as RFC 3339 in UTC, to the millisecond."""
 
 
-class Record(Value, frozen=True, omit_defaults=True):
+class Chained(Value, frozen=True, omit_defaults=True):
+    """What every line of every log begins with: its place in the chain."""
+
+    seq: Annotated[int, msgspec.Meta(ge=1)]
+    prev: Digest
+
+
+class Record(Chained, frozen=True, omit_defaults=True):
     """One line of audit.jsonl: canonical JSON, so members of no meaning for an event are not there.
 
     run     names one run of one command; all its records share it
@@ -57,8 +64,6 @@ class Record(Value, frozen=True, omit_defaults=True):
     evidence  how `observed` is known, or numbers that belong to the event, as text
     """
 
-    seq: Annotated[int, msgspec.Meta(ge=1)]
-    prev: Digest
     time: Time
     event: Event
     run: str
@@ -77,6 +82,31 @@ HeadText = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]+:sha256:[0-9a-f]{64}\Z"
 """A head as people see and type it: the text of a Headmark."""
 
 
+class Write(Chained, frozen=True, omit_defaults=True):
+    """One line of the log of a server: an entry that a client had it write or delete.
+
+    by, role  the name of the client's API key, and the role that allowed it
+    status    `done`; `recovered` when the server was cut off in it and finished it when it started
+              again, so that the client may not know; `unknown` when it failed in the middle
+    before, after   the states of the entry; no state is no entry
+    plan, run, request   what the client says that it belongs to, where it does
+    """
+
+    time: Time
+    by: str
+    role: str
+    key: str
+    status: Literal["done", "recovered", "unknown"]
+    before: State | None = None
+    after: State | None = None
+    plan: str = ""
+    run: str = ""
+    request: str = ""
+
+
+R = TypeVar("R", bound=Chained)
+
+
 class Headmark(Value, frozen=True):
     """The end of a chain: what is written down elsewhere to notice that it was cut."""
 
@@ -87,13 +117,18 @@ class Headmark(Value, frozen=True):
         return f"{self.seq}:{named(self.digest)}"
 
 
+def headmark(text: str) -> Headmark | None:
+    """The head that is written `SEQ:sha256:DIGEST`; None where the text is none."""
+    found = re.fullmatch(r"(0|[1-9][0-9]{0,15}):sha256:([0-9a-f]{64})", text, re.ASCII)
+    return Headmark(seq=int(found.group(1)), digest=found.group(2)) if found else None
+
+
 EMPTY = Headmark(seq=0, digest=GENESIS)
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Record).decode
 
 
-def link(record: Record, head: Headmark) -> tuple[bytes, Headmark]:
+def link(record: Chained, head: Headmark) -> tuple[bytes, Headmark]:
     """The line (with LF) of `record` as the successor of `head`, and the new head.
 
     `seq` and `prev` are set here; what the record says of them is not looked at.
@@ -105,29 +140,36 @@ def link(record: Record, head: Headmark) -> tuple[bytes, Headmark]:
     return text + b"\n", Headmark(seq=chained.seq, digest=sha256(text))
 
 
-def parse_headmark(text: str) -> Headmark:
-    """`SEQ:sha256:DIGEST`, as `apply` prints it. Raises ValueError for anything else."""
-    found = re.fullmatch(r"(0|[1-9][0-9]{0,15}):sha256:([0-9a-f]{64})", text)
-    if found is None:
-        raise ValueError(text)
-    return Headmark(seq=int(found[1]), digest=found[2])
+def line_of(record: Chained) -> bytes:
+    """The line (with LF) of a record that is in a chain already."""
+    return _encode(record) + b"\n"
 
 
 def verify(lines: Iterable[bytes], plan: str | None = None) -> Iterator[tuple[Record, Headmark]]:
-    """Each record with the head behind it, from the lines of a log (each with its LF).
+    """Each record of a plan's log with the head behind it; see `chained`.
 
-    Where a `plan` id is given, a record about another one is damage. Raises AuditError at the first
-    line that the chain does not allow; what follows there is read only to tell what was done.
+    Where a `plan` id is given, a record about another one is damage.
     """
+    return chained(lines, Record, plan=plan)
+
+
+def chained(
+    lines: Iterable[bytes], kind: type[R], head: Headmark = EMPTY, *, plan: str | None = None
+) -> Iterator[tuple[R, Headmark]]:
+    """Each record with the head behind it, from the lines of a log (each with its LF) after `head`.
+
+    Raises AuditError at the first line that the chain does not allow; what follows there is read
+    only to tell what was done.
+    """
+    decode = msgspec.json.Decoder(kind).decode
     rest = iter(lines)
-    head = EMPTY
-    previous: Record | None = None
-    for number, line in enumerate(rest, start=1):
-        record = _read(line, number, rest)
-        if plan is not None and record.plan != plan:
+    previous: R | None = None
+    for number, line in enumerate(rest, start=head.seq + 1):
+        record = _read(line, number, rest, decode)
+        if plan is not None and isinstance(record, Record) and record.plan != plan:
             raise _foreign(number, record)
         if record.seq != head.seq + 1:
-            raise _misplaced(number, record, previous, head, rest)
+            raise _misplaced(number, record, previous, head, rest, decode)
         if record.prev != head.digest:
             raise _broken(number)
         head = Headmark(seq=record.seq, digest=sha256(line[:-1]))
@@ -135,7 +177,7 @@ def verify(lines: Iterable[bytes], plan: str | None = None) -> Iterator[tuple[Re
         yield record, head
 
 
-def _read(line: bytes, number: int, rest: Iterator[bytes]) -> Record:
+def _read(line: bytes, number: int, rest: Iterator[bytes], decode: Callable[[bytes], R]) -> R:
     if not line.endswith(b"\n"):
         if any(part.endswith(b"\n") for part in rest):
             raise _edited(number, "it is longer than a record can be")
@@ -148,7 +190,7 @@ def _read(line: bytes, number: int, rest: Iterator[bytes]) -> Record:
     if len(text) >= MAX_LINE_BYTES:
         raise _edited(number, "it is longer than a record can be")
     try:
-        record = _decode(text)
+        record = decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _edited(number, f"it is no record ({error})") from None
     if _encode(record) != text:
@@ -178,7 +220,12 @@ def _foreign(number: int, record: Record) -> AuditError:
 
 
 def _misplaced(
-    number: int, record: Record, previous: Record | None, head: Headmark, rest: Iterator[bytes]
+    number: int,
+    record: R,
+    previous: R | None,
+    head: Headmark,
+    rest: Iterator[bytes],
+    decode: Callable[[bytes], R],
 ) -> AuditError:
     """What was done to a log where another `seq` stands than must."""
     wanted = head.seq + 1
@@ -189,7 +236,7 @@ def _misplaced(
     elif record.seq < wanted:
         what = "The records of the audit log are out of order."
         why = f"Record {record.seq} stands at line {number}, where {wanted} must stand"
-    elif (found := _position(wanted, head, rest, number)) is not None:
+    elif (found := _position(wanted, head, rest, number, decode)) is not None:
         what = "The records of the audit log are out of order."
         why = f"Record {wanted} stands at line {found}, behind record {record.seq}"
     else:
@@ -200,11 +247,17 @@ def _misplaced(
     return AuditError(what, why=f"{why}.", hint=_COMPARE)
 
 
-def _position(wanted: int, head: Headmark, rest: Iterator[bytes], number: int) -> int | None:
+def _position(
+    wanted: int,
+    head: Headmark,
+    rest: Iterator[bytes],
+    number: int,
+    decode: Callable[[bytes], R],
+) -> int | None:
     """The line of the record that must come next, where it stands further behind."""
     for line_number, line in enumerate(rest, start=number + 1):
         try:
-            record = _decode(line)
+            record = decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             continue
         if record.seq == wanted and record.prev == head.digest:

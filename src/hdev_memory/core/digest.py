@@ -90,17 +90,22 @@ def decode_object(text: str) -> dict[str, Any]:
 
     Raises NotCanonical with the reason in words.
     """
+    value = decode_value(text)
+    if not isinstance(value, dict):
+        raise NotCanonical("is not a JSON object")
+    return value
+
+
+def decode_value(text: str) -> Any:
+    """Read any JSON value as strictly. Raises NotCanonical with the reason in words."""
     try:
-        value = _strict.decode(text)
+        return _strict.decode(text)
     except NotCanonical:
         raise
     except RecursionError:
         raise NotCanonical(f"is nested deeper than {MAX_DEPTH} levels") from None
     except ValueError:
         raise NotCanonical("is not valid JSON") from None
-    if not isinstance(value, dict):
-        raise NotCanonical("is not a JSON object")
-    return value
 
 
 _Safe = Annotated[int, msgspec.Meta(ge=-_SAFE_INTEGER, le=_SAFE_INTEGER)]

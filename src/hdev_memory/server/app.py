@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 import logging
 import re
@@ -12,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -26,6 +25,8 @@ from hdev_memory.backends.base import Backend, Put, Secret
 from hdev_memory.core.digest import NotCanonical, canonical_json, decode_object
 from hdev_memory.core.entry import Entry, InvalidKey, Unreadable, check_key, display_name
 from hdev_memory.errors import HdevError
+from hdev_memory.server.access import Access, Client
+from hdev_memory.server.audit import MAX_PAGE_RECORDS, Author, ServerLog
 from hdev_memory.server.conditions import (
     Conditions,
     Malformed,
@@ -35,6 +36,7 @@ from hdev_memory.server.conditions import (
     parse,
 )
 from hdev_memory.server.journal import Journal
+from hdev_memory.server.keysfile import Role
 from hdev_memory.server.lease import (
     MAX_TTL,
     MIN_TTL,
@@ -46,6 +48,7 @@ from hdev_memory.server.lease import (
 )
 from hdev_memory.server.store import Refused, Store, listing, search, tree
 
+OPENAPI = Path(__file__).with_name("openapi.json")
 DEFAULT_MAX_ENTRY_BYTES = 1024 * 1024
 BODY_SECONDS = 30.0
 """For the whole body of a request, and one more for each 64 KiB of it."""
@@ -56,6 +59,9 @@ TOO_LARGE = 413
 PRECONDITION_REQUIRED = 428
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_PLAN = re.compile("sha256:[0-9a-f]{64}")
+_RUN = re.compile("[0-9A-Za-z._-]{1,64}")
+_REQUEST_ID = re.compile("[!-~]{1,128}")
 
 log = logging.getLogger("hdev_memory.server")
 
@@ -68,31 +74,8 @@ def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None)
     return Response(text.encode("utf-8", "replace"), status, headers, media_type="application/json")
 
 
-class _Keys:
-    """Who may do what, by the SHA-256 of the key."""
-
-    def __init__(self, full: Secret | None, read_only: Secret | None) -> None:
-        self._full = _digest(full.reveal()) if full is not None else None
-        self._read_only = _digest(read_only.reveal()) if read_only is not None else None
-
-    def check(self, request: Request, *, writing: bool) -> None:
-        """Raises HTTPException 401 or 403."""
-        if self._full is None and self._read_only is None:
-            return
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key:
-            raise HTTPException(401, "API key required", {"WWW-Authenticate": "Bearer"})
-        given = _digest(key)
-        full = self._full is not None and hmac.compare_digest(given, self._full)
-        reads = self._read_only is not None and hmac.compare_digest(given, self._read_only)
-        if not full and not reads:
-            raise HTTPException(401, "Invalid API key", {"WWW-Authenticate": "Bearer"})
-        if writing and not full:
-            raise HTTPException(403, "This API key may only read")
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def create_app(
@@ -101,62 +84,58 @@ def create_app(
     store_id: str,
     api_key: Secret | None = None,
     read_only_api_key: Secret | None = None,
+    keys_file: Path | None = None,
     max_entry_bytes: int = DEFAULT_MAX_ENTRY_BYTES,
     require_preconditions: bool = False,
     journal: Journal | None = None,
+    log: ServerLog | None = None,
     fences: Fences | None = None,
     clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], datetime] = _now,
     body_seconds: float = BODY_SECONDS,
 ) -> Starlette:
     """The server as an ASGI app; without any key every request is allowed.
 
-    `clock` gives seconds for the ends of leases. Without a journal a kill may leave an entry half
-    written; without a file behind `fences` they begin anew with each app.
+    `clock` gives seconds for the ends of leases, and for looking at the keys file again; `now` is
+    the time that keys expire by. Without a journal a kill may leave an entry half written; without
+    a log nobody can tell later who wrote what; without a file behind `fences` they begin anew with
+    each app. `state.access` of the app is who may do what. Raises ConfigError for a keys file that
+    cannot be used.
     """
+    access = Access(api_key, read_only_api_key, keys_file, clock, now)
     lock = LeaseLock(clock, fences if fences is not None else Fences())
     server = _Server(
-        Store(backend, lock, journal),
+        Store(backend, lock, journal, log),
         store_id,
-        _Keys(api_key, read_only_api_key),
+        access,
         max_entry_bytes,
         require_preconditions=require_preconditions,
         body_seconds=body_seconds,
+        now=now,
     )
-    return Starlette(
+    app = Starlette(
         routes=[
-            Route("/api/health", server.health, methods=["GET"]),
-            Route("/api/memory/tree", server.guarded(server.tree), methods=["GET"]),
-            Route("/api/memory/search", server.guarded(server.search), methods=["GET"]),
-            Route("/api/memory/entry/{path:path}", server.guarded(server.entry), methods=["GET"]),
-            Route(
+            _route("/openapi.json", GET=server.openapi),
+            _route("/api/health", GET=server.health),
+            _route("/api/memory/tree", GET=server.guarded(server.tree)),
+            _route("/api/memory/search", GET=server.guarded(server.search)),
+            _route(
                 "/api/memory/entry/{path:path}",
-                server.guarded(server.put, writing=True),
-                methods=["PUT"],
+                GET=server.guarded(server.entry),
+                PUT=server.guarded(server.put, "write"),
+                DELETE=server.guarded(server.delete, "write"),
             ),
-            Route(
-                "/api/memory/entry/{path:path}",
-                server.guarded(server.delete, writing=True),
-                methods=["DELETE"],
-            ),
-            Route("/api/locks/target", server.guarded(server.lock), methods=["GET"]),
-            Route(
+            _route("/api/audit", GET=server.guarded(server.audit, "audit")),
+            _route(
                 "/api/locks/target",
-                server.guarded(server.take_lock, writing=True),
-                methods=["PUT"],
+                GET=server.guarded(server.lock),
+                PUT=server.guarded(server.take_lock, "write"),
+                DELETE=server.guarded(server.drop_lock, "write"),
             ),
-            Route(
-                "/api/locks/target",
-                server.guarded(server.drop_lock, writing=True),
-                methods=["DELETE"],
-            ),
-            Route("/api/memory/backup", server.guarded(_no_s3, writing=True), methods=["POST"]),
-            Route("/api/memory/restore", server.guarded(_no_s3, writing=True), methods=["POST"]),
-            Route("/api/memory/backups", server.guarded(_no_s3), methods=["GET"]),
-            Route(
-                "/api/memory/backup/{key:path}",
-                server.guarded(_no_s3, writing=True),
-                methods=["DELETE"],
-            ),
+            _route("/api/memory/backup", POST=server.guarded(_no_s3, "write")),
+            _route("/api/memory/restore", POST=server.guarded(_no_s3, "write")),
+            _route("/api/memory/backups", GET=server.guarded(_no_s3)),
+            _route("/api/memory/backup/{key:path}", DELETE=server.guarded(_no_s3, "write")),
         ],
         exception_handlers={
             HTTPException: _detail,
@@ -166,6 +145,18 @@ def create_app(
             ClientDisconnect: _gone,
         },
     )
+    app.state.access = access
+    return app
+
+
+def _route(path: str, **handlers: Handler) -> Route:
+    """All methods of a path as one route, so that a 405 names them all."""
+
+    async def handle(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await handlers[method](request)
+
+    return Route(path, handle, methods=list(handlers))
 
 
 async def _detail(request: Request, error: Exception) -> Response:
@@ -209,27 +200,36 @@ class _Server:
         self,
         store: Store,
         store_id: str,
-        keys: _Keys,
+        access: Access,
         max_entry_bytes: int,
         *,
         require_preconditions: bool,
         body_seconds: float,
+        now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._store_id = store_id
-        self._keys = keys
+        self._access = access
         self._max = max_entry_bytes
         self._strict = require_preconditions
         self._body_seconds = body_seconds
+        self._now = now
+        self._openapi = OPENAPI.read_bytes()
 
-    def guarded(self, handler: Handler, *, writing: bool = False) -> Handler:
+    def guarded(self, handler: Handler, role: Role = "read") -> Handler:
         """The handler behind the check of the key, before the body is looked at."""
 
         async def checked(request: Request) -> Response:
-            self._keys.check(request, writing=writing)
+            address = request.client.host if request.client is not None else ""
+            client = self._access.client(request.headers.get("authorization"), address)
+            client.require(role)
+            request.state.client = client
             return await handler(request)
 
         return checked
+
+    async def openapi(self, request: Request) -> Response:
+        return Response(self._openapi, media_type="application/json")
 
     async def health(self, request: Request) -> Response:
         backend = self._store.backend
@@ -250,8 +250,9 @@ class _Server:
                         "durability": capabilities.durability,
                     },
                     "lock": True,
+                    "audit": self._store.log is not None,
                 },
-                "timestamp": datetime.now(UTC).isoformat(),
+                "timestamp": self._now().isoformat(),
             }
         )
 
@@ -309,6 +310,7 @@ class _Server:
         path = request.path_params["path"]
         conditions = self._required(_conditions(request))
         fence = _fence(request)
+        author = _author(request)
         content, metadata = await self._body(request)
         try:
             check_key(path)
@@ -318,7 +320,13 @@ class _Server:
         try:
             written = await asyncio.wrap_future(
                 self._store.put(
-                    path, content, metadata, merge=merge, conditions=conditions, fence=fence
+                    path,
+                    content,
+                    metadata,
+                    merge=merge,
+                    conditions=conditions,
+                    fence=fence,
+                    author=author,
                 )
             )
         except Refused as error:
@@ -332,21 +340,22 @@ class _Server:
         path = request.path_params["path"]
         conditions = self._required(_conditions(request))
         fence = _fence(request)
+        author = _author(request)
         try:
             key = check_key(path.removesuffix("/"))
         except InvalidKey as error:
             return answer(_deleted(path, "", f"Error: the path {error}"))
         try:
             if key == path:
-                call = self._store.delete(key, conditions=conditions, fence=fence)
+                call = self._store.delete(key, conditions=conditions, fence=fence, author=author)
                 if await asyncio.wrap_future(call) is not None:
                     return answer(_deleted(path, f"Successfully deleted memory entry {path}", None))
-            return await self._delete_below(path, key, conditions, fence)
+            return await self._delete_below(path, key, conditions, fence, author)
         except Refused as error:
             return answer(_deleted(path, "", f"Error: {error}"))
 
     async def _delete_below(
-        self, path: str, key: str, conditions: Conditions, fence: int | None
+        self, path: str, key: str, conditions: Conditions, fence: int | None, author: Author
     ) -> Response:
         """Delete what a folder holds, unless anything was asked of an entry that it is not."""
         conditions.check(None)
@@ -356,7 +365,7 @@ class _Server:
             raise HTTPException(PRECONDITION_REQUIRED, reason)
         if not below or conditions.any:
             return answer(_deleted(path, "", f"Error: Memory entry at {path} does not exist"))
-        calls = [self._store.delete(inner, fence=fence) for inner in below]
+        calls = [self._store.delete(inner, fence=fence, author=author) for inner in below]
         for call in calls:
             await asyncio.wrap_future(call)
         text = f"Successfully deleted directory {path} and all its contents"
@@ -368,6 +377,18 @@ class _Server:
             reason = "This store takes writes with If-Match or If-None-Match only"
             raise HTTPException(PRECONDITION_REQUIRED, reason)
         return conditions
+
+    async def audit(self, request: Request) -> Response:
+        if self._store.log is None:
+            raise HTTPException(404, "This server keeps no audit log")
+        after = _count(request, "after", 0, 0, 2**53 - 1)
+        limit = _count(request, "limit", 100, 1, MAX_PAGE_RECORDS)
+        try:
+            page = await run_in_threadpool(self._store.log.page, after, limit)
+        except OSError as error:
+            log.error("the audit log cannot be read: %s", error.strerror)
+            raise HTTPException(500, "The audit log cannot be read") from None
+        return Response(page, media_type="application/json")
 
     async def lock(self, request: Request) -> Response:
         lease = self._store.lock.status()
@@ -471,6 +492,40 @@ def _fence(request: Request) -> int | None:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 15:
         raise HTTPException(400, "Hdev-Fence is not a number")
+    return int(text)
+
+
+def _author(request: Request) -> Author:
+    """Who writes, and what they say that it belongs to. Raises HTTPException 400.
+
+    The id of a request comes from clients and proxies that know nothing of us: one that is of no
+    use here is left out.
+    """
+    client: Client = request.state.client
+    headers = request.headers
+    plan, run = headers.get("hdev-plan", ""), headers.get("hdev-run", "")
+    if plan and not _PLAN.fullmatch(plan):
+        raise HTTPException(400, "Hdev-Plan is no plan id")
+    if run and not _RUN.fullmatch(run):
+        raise HTTPException(400, "Hdev-Run is no name of a run")
+    request_id = headers.get("x-request-id", "")
+    return Author(
+        by=client.name,
+        role="write",
+        plan=plan,
+        run=run,
+        request=request_id if _REQUEST_ID.fullmatch(request_id) else "",
+    )
+
+
+def _count(request: Request, name: str, default: int, least: int, most: int) -> int:
+    """Raises HTTPException 422."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 16 or not least <= int(text) <= most:
+        kind = f"Input should be an integer from {least} to {most}"
+        raise _unprocessable("int_parsing", ["query", name], kind)
     return int(text)
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import assert_never
 
 import msgspec
@@ -30,9 +32,11 @@ from hdev_memory.backends.base import (
     Stored,
     Transition,
 )
+from hdev_memory.core.audit import Headmark
 from hdev_memory.core.digest import sha256
 from hdev_memory.core.entry import Normalisation, Value
 from hdev_memory.errors import StoreError
+from hdev_memory.server.audit import Author, ServerLog
 
 JOURNAL_FILE = ".hdev-journal"
 """A file in the root of a served store, empty or missing when nothing is being written."""
@@ -41,17 +45,26 @@ RUN = "server"
 """The name that staged files of the server carry."""
 
 
-class _Batch(Value, frozen=True):
+NOBODY: Mapping[str, Author] = MappingProxyType({})
+
+
+class _Batch(Value, frozen=True, omit_defaults=True):
+    """`head` is the end of the audit log when the batch began, `authors` are those of its keys."""
+
     puts: list[Put]
     removes: list[Remove]
+    head: Headmark | None = None
+    authors: dict[str, Author] = msgspec.field(default_factory=dict)
 
 
 class Recovered(Value, frozen=True):
     """What a recovery could not decide: keys of entries that somebody else has changed since, which
-    were left alone, and names under which bytes of somebody else were kept."""
+    were left alone, and names under which bytes of somebody else were kept. `logged` says that the
+    audit log is the one that the earlier server had."""
 
     left: tuple[str, ...]
     kept: tuple[str, ...]
+    logged: bool = True
 
 
 class Journal:
@@ -69,11 +82,15 @@ class Journal:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Callable[[Sequence[Change]], None]]:
+    def writing(
+        self, authors: Mapping[str, Author] = NOBODY, head: Headmark | None = None
+    ) -> Iterator[Callable[[Sequence[Change]], None]]:
         """For the time of one batch: what to call with its changes before they take effect.
 
-        Where a batch ends with an error after that call, nobody knows what took effect: its record
-        stays for the next server, and this one writes no more. Raises StoreError then.
+        `authors` and `head` are what the next server needs to record in the audit log what became
+        of the batch, if this one does not come to that. Where a batch ends with an error after that
+        call, nobody knows what took effect: its record stays for the next server, and this one
+        writes no more. Raises StoreError then.
         """
         with self._lock:
             if self._file is None or self._recorded:
@@ -82,16 +99,20 @@ class Journal:
                     why="It is stopping, or the disk failed it in the middle of a write.",
                     hint="Check the disk and start the server again: it finishes what it began.",
                 )
-            yield self._record
+            yield partial(self._record, authors, head)
             durable.disk.truncate(self._file, 0)
             self._recorded = False
 
-    def _record(self, changes: Sequence[Change]) -> None:
+    def _record(
+        self, authors: Mapping[str, Author], head: Headmark | None, changes: Sequence[Change]
+    ) -> None:
         assert self._file is not None
         body = msgspec.json.encode(
             _Batch(
                 puts=[change for change in changes if isinstance(change, Put)],
                 removes=[change for change in changes if isinstance(change, Remove)],
+                head=head,
+                authors={c.key: authors[c.key] for c in changes if c.key in authors},
             )
         )
         try:
@@ -101,28 +122,36 @@ class Journal:
             raise
         self._recorded = True
 
-    def recover(self, backend: Backend, normalisation: Normalisation) -> Recovered:
-        """Finish what an earlier server was cut off in. Raises StoreError where that fails; the
-        record then stays."""
+    def recover(
+        self, backend: Backend, normalisation: Normalisation, log: ServerLog | None = None
+    ) -> Recovered:
+        """Finish what an earlier server was cut off in, and record that in the audit log.
+
+        Raises StoreError where that fails; the record here then stays.
+        """
         with self._lock:
             assert self._file is not None
             left: list[str] = []
             kept: list[str] = []
+            logged = True
             for batch in self._cut_off():
                 changes: list[Change] = [*batch.puts, *batch.removes]
                 changes = [msgspec.structs.replace(change, resumed=True) for change in changes]
-                for receipt in backend.write(changes, normalisation, Session(run=RUN)):
+                receipts = backend.write(changes, normalisation, Session(run=RUN))
+                for receipt in receipts:
                     left.extend(_left_alone(receipt))
                     kept.extend([receipt.kept] if receipt.kept else [])
                 keys = [change.key for change in changes]
                 kept.extend(backend.tidy([RUN], keys, _transitions(changes), normalisation))
+                if log is not None:
+                    logged &= log.recovered(changes, receipts, batch.authors, batch.head)
             durable.disk.truncate(self._file, 0)
             if self._unclean:
                 # Staged and not yet recorded. A folder that cannot be listed keeps them: they are
                 # never taken for entries, and the folder says so itself when it is asked for.
                 with contextlib.suppress(StoreError):
                     kept.extend(backend.tidy([RUN], backend.keys(), {}, normalisation))
-            return Recovered(left=tuple(left), kept=tuple(kept))
+            return Recovered(left=tuple(left), kept=tuple(kept), logged=logged)
 
     def _cut_off(self) -> Iterator[_Batch]:
         """The batches whose record is whole; of a torn one nothing had taken effect."""

@@ -45,20 +45,38 @@ def _config(app: Starlette, log_level: str, protocol: type[Deadlined]) -> uvicor
         access_log=log_level in ("info", "debug", "trace"),
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=10,
+        # Uvicorn would take the address of a client on this machine from a header of its own
+        # making, and with it the limit on wrong keys.
+        proxy_headers=False,
     )
 
 
-def run(app: Starlette, opened: socket.socket, ready: Callable[[], None], log_level: str) -> None:
-    """Serve until SIGINT or SIGTERM; `ready` is called when requests are answered."""
+def run(
+    app: Starlette,
+    opened: socket.socket,
+    ready: Callable[[], None],
+    log_level: str,
+    reload: Callable[[], None] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; `ready` is called when requests are answered.
+
+    `reload` is called at SIGHUP, which ends the server where there is nothing to reload.
+    """
     server = uvicorn.Server(_config(app, log_level, Deadlined))
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
 
+    def again(number: int, frame: FrameType | None) -> None:
+        if reload is not None:
+            reload()
+
     # Uvicorn has handlers of its own while it serves, and afterwards raises the signal again for
     # those from before: these, so that a server which was told to end has ended well.
     kinds = (signal.SIGINT, signal.SIGTERM)
     before = {kind: signal.signal(kind, stop) for kind in kinds}
+    if reload is not None:
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, again)
     try:
         ready()  # the socket listens already: a request sent now waits and is answered
         server.run(sockets=[opened])

@@ -6,13 +6,14 @@ import json
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
 from hdev_memory import durable
 from hdev_memory.backends.base import (
+    UNATTENDED,
     Backend,
     Change,
     Drifted,
@@ -28,6 +29,7 @@ from hdev_memory.backends.filesystem import STORE_MARKER
 from hdev_memory.core.digest import NotCanonical
 from hdev_memory.core.entry import Absent, Entry, Metadata, Normalisation, State, Unreadable
 from hdev_memory.errors import StoreError
+from hdev_memory.server.audit import Author, ServerLog
 from hdev_memory.server.conditions import NONE, Conditions, PreconditionFailed, etag
 from hdev_memory.server.journal import RUN, Journal
 from hdev_memory.server.lease import LeaseLock, Superseded
@@ -38,6 +40,8 @@ BATCH = 128
 """How many writes of clients are carried out together at most."""
 
 NORMAL = Normalisation()
+
+NOBODY = Author(by="anonymous", role="write")
 
 
 class Refused(Exception):
@@ -56,8 +60,16 @@ Decide = Callable[[Entry | None, State | None], Change | None]
 class _Write:
     """A client's wish to change one entry, and what came of it."""
 
-    def __init__(self, key: str, conditions: Conditions, fence: int | None, decide: Decide) -> None:
+    def __init__(
+        self,
+        key: str,
+        conditions: Conditions,
+        fence: int | None,
+        author: Author,
+        decide: Decide,
+    ) -> None:
         self.key = key
+        self.author = author
         self.conditions = conditions
         self.fence = fence
         self.decide = decide
@@ -70,12 +82,19 @@ class Store:
 
     What its clients want at the same time is written as one batch: each looks and writes in order,
     one winner for each key at a time, and the syncs of the batch are shared by all. A client is
-    answered when its own batch is durable.
+    answered when its own batch is durable, and recorded in the audit log where there is one.
     """
 
-    def __init__(self, backend: Backend, lock: LeaseLock, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        lock: LeaseLock,
+        journal: Journal | None = None,
+        log: ServerLog | None = None,
+    ) -> None:
         self.backend = backend
         self.lock = lock
+        self.log = log
         self._journal = journal
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._waiting: deque[_Write] = deque()
@@ -118,6 +137,7 @@ class Store:
         merge: bool,
         conditions: Conditions = NONE,
         fence: int | None = None,
+        author: Author = NOBODY,
     ) -> Future[Change | None]:
         """Write an entry; the outcome is the Put that was carried out.
 
@@ -132,10 +152,15 @@ class Store:
                 raise Refused(f"the metadata {error}") from None
             return Put(key=key, content=content, metadata=stored, before=before, after=after)
 
-        return self._submit(_Write(key, conditions, fence, decide))
+        return self._submit(_Write(key, conditions, fence, author, decide))
 
     def delete(
-        self, key: str, *, conditions: Conditions = NONE, fence: int | None = None
+        self,
+        key: str,
+        *,
+        conditions: Conditions = NONE,
+        fence: int | None = None,
+        author: Author = NOBODY,
     ) -> Future[Change | None]:
         """Delete an entry; the outcome is the Remove, or None when there is nothing to delete.
 
@@ -145,7 +170,7 @@ class Store:
         def decide(entry: Entry | None, before: State | None) -> Change | None:
             return Remove(key=key, before=before) if before is not None else None
 
-        return self._submit(_Write(key, conditions, fence, decide))
+        return self._submit(_Write(key, conditions, fence, author, decide))
 
     def _submit(self, write: _Write) -> Future[Change | None]:
         self._waiting.append(write)
@@ -184,7 +209,8 @@ class Store:
         changes = [change for _, change in chosen.values()]
         again = []
         if changes:
-            receipts = self._carry_out(changes)
+            authors = {write.key: write.author for write, _ in chosen.values()}
+            receipts = self._carry_out(changes, authors)
             for (write, change), receipt in zip(chosen.values(), receipts, strict=True):
                 if not _answered(write, change, receipt):
                     again.append(write)
@@ -210,18 +236,29 @@ class Store:
             write.outcome.set_result(None)
         return change
 
-    def _carry_out(self, changes: list[Change]) -> Sequence[Receipt]:
+    def _carry_out(self, changes: list[Change], authors: Mapping[str, Author]) -> Sequence[Receipt]:
         stripes = {_stripe(change.key) for change in changes}
         for stripe in stripes:
             self._writes[stripe] += 1
         try:
             if self._journal is None:
-                return self.backend.write(changes, NORMAL)
-            with self._journal.writing() as intend:
-                return self.backend.write(changes, NORMAL, Session(run=RUN, intend=intend))
+                return self._recorded(changes, authors, UNATTENDED)
+            head = self.log.head if self.log is not None else None
+            # The journal lets go of a batch when the log has it: whatever comes in between, either
+            # this server has recorded what it did, or the next one does.
+            with self._journal.writing(authors, head) as intend:
+                return self._recorded(changes, authors, Session(run=RUN, intend=intend))
         finally:
             for stripe in stripes:
                 self._writes[stripe] += 1
+
+    def _recorded(
+        self, changes: list[Change], authors: Mapping[str, Author], session: Session
+    ) -> Sequence[Receipt]:
+        receipts = self.backend.write(changes, NORMAL, session)
+        if self.log is not None:
+            self.log.record(changes, receipts, authors)
+        return receipts
 
 
 def _stripe(key: str) -> int:
