@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -198,6 +199,9 @@ def _read(line: bytes, number: int, rest: Iterator[bytes], decode: Callable[[byt
     return record
 
 
+_LOOKED_AT = 10_000
+"""Lines behind a gap in which the missing record is looked for; a log from afar may have no end."""
+
 _COMPARE = "Compare it with another copy or with the receipt; it proves nothing as it is."
 
 
@@ -255,7 +259,7 @@ def _position(
     decode: Callable[[bytes], R],
 ) -> int | None:
     """The line of the record that must come next, where it stands further behind."""
-    for line_number, line in enumerate(rest, start=number + 1):
+    for line_number, line in enumerate(islice(rest, _LOOKED_AT), start=number + 1):
         try:
             record = decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError):
