@@ -11,6 +11,7 @@ PINNED = ("-c", "constraints.txt")
 TEST_TOOLS = (
     "fastapi",
     "hypothesis",
+    "in-toto-attestation",
     "jsonschema",
     "pexpect",
     "pytest",

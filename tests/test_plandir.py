@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hdev_memory import plandir
@@ -150,6 +151,16 @@ def test_an_endless_line_is_damage_and_not_a_torn_end(tmp_path):
         plandir.Journal(tmp_path)
 
 
+def test_drift_that_preflight_found_leaves_the_intent_of_an_earlier_run_open(tmp_path):
+    """It is about the same key, and says nothing of what became of the change."""
+    intent = msgspec.structs.replace(record("intent"), action="create", key="a")
+    with plandir.Journal(tmp_path) as journal:
+        journal.append([intent, msgspec.structs.replace(record("drift"), key="a")])
+        assert list(journal.open) == ["a"]
+    with plandir.Journal(tmp_path) as journal:
+        assert list(journal.open) == ["a"]
+
+
 def test_nothing_appended_changes_nothing(tmp_path):
     with plandir.Journal(tmp_path) as journal:
         journal.append([])
@@ -185,7 +196,7 @@ def test_a_receipt_without_durability_is_one_of_before(tmp_path):
     del older["durability"]
     path.write_text(json.dumps(older))
 
-    assert plandir.read_receipt(path).durability == "full"
+    assert plandir.read_receipt(path).receipt.durability == "full"
 
 
 def test_one_lock_at_a_time_and_free_again_behind_it(tmp_path: Path):

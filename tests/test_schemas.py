@@ -196,6 +196,7 @@ def test_every_kind_of_event_line_is_written_and_valid(hdev, work, tmp_path, mon
     run("backups", "prune", "p")
     run("apply", "p")
     run("backups", "list", "p")
+    run("audit", "sign", "p", "--key", Keys(tmp_path).private("ann"))
     run("approve", "back", *trusting(tmp_path))
     run("approvals", "back")
     Path("hdev.toml").write_text("[environments.here]\nendpoint = 'filesystem:source'\n")

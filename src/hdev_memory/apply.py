@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 
+import msgspec
+
 from hdev_memory.backends.base import (
     BATCH,
     Backend,
@@ -60,6 +62,10 @@ from hdev_memory.errors import (
     PolicyError,
 )
 from hdev_memory.plandir import UNVERIFIED, Backup, Journal, OpenPlan
+
+LOGGED_DRIFTS = 100
+"""Drifting entries of one refusal that are recorded; its reason counts them all. So a job that is
+refused again and again does not fill the disk, however large its plan."""
 
 BATCH_BYTES = 32 * 1024 * 1024
 """No batch of writes holds more content than this, but for a single larger entry."""
@@ -628,11 +634,15 @@ class _Log:
         if self._journal.broken:
             return
         refused = self.record("refused", reason=type(error).__name__, evidence=_short(str(error)))
-        found = [
-            self.record("drift", reason=_short(f"{drift.side} {drift.key}: {drift.found}"))
-            for drift in drifts
-        ]
-        self._journal.append([*found, refused])
+        self._journal.append([*map(self._drift, drifts[:LOGGED_DRIFTS]), refused])
+
+    def _drift(self, drift: Drift) -> audit.Record:
+        found = self.record(
+            "drift",
+            reason=_short(f"{drift.side}: {drift.found}"),
+            evidence=_short(f"planned: {drift.expected}"),
+        )
+        return msgspec.structs.replace(found, key=drift.key)
 
     def kept(self, names: Sequence[str]) -> None:
         """Record that bytes of somebody else, found where an earlier run was cut off, were kept."""

@@ -256,9 +256,15 @@ class Receipt(Value, frozen=True):
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
-    """Replace the receipt of an earlier run. Raises PartialError: the entries are written then."""
+    """Replace the receipt of an earlier run. Raises PartialError: the entries are written then.
+
+    The signature of the earlier one goes first: it would not fit the new one, and that looks as if
+    somebody had changed it.
+    """
     text = msgspec.json.format(msgspec.json.encode(receipt), indent=2)
     try:
+        with durable.opened_folder(folder) as above:
+            durable.discard(above, RECEIPT + SIGNATURE)
         durable.write_whole(folder / RECEIPT, text + b"\n")
     except (OSError, KeyboardInterrupt) as error:
         cause = error.strerror if isinstance(error, OSError) else "stopped by a signal"
@@ -269,13 +275,58 @@ def write_receipt(folder: Path, receipt: Receipt) -> None:
         ) from None
 
 
-def read_receipt(path: Path) -> Receipt:
-    """Raises AuditError when the file is no receipt."""
+RECEIPT_FORMAT = "hdev-receipt/1"
+_MAX_RECEIPT_BYTES = 1024 * 1024
+
+
+class ReceiptFile(Value, frozen=True):
+    """A receipt with its very bytes, which are what is signed; `signature` is None for none."""
+
+    path: str
+    raw: bytes
+    receipt: Receipt
+    signature: bytes | None
+
+
+def read_receipt(path: Path) -> ReceiptFile:
+    """A receipt, and the signature beside it. Raises AuditError when the file is no receipt."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Receipt)
-    except (OSError, msgspec.MsgspecError) as error:
+        raw = _read_bounded(path, _MAX_RECEIPT_BYTES)
+        receipt = msgspec.json.decode(raw, type=Receipt)
+        if receipt.format != RECEIPT_FORMAT:
+            raise msgspec.ValidationError("its format is not known")
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise AuditError("The receipt cannot be read.", why=f"{path}: {reason}.") from None
+        raise AuditError(
+            "The receipt cannot be read.",
+            why=f"{path}: {reason}.",
+            hint="Give the receipt.json that a run wrote, unchanged.",
+        ) from None
+    signature = None
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            signature = _read_bounded(path.with_name(path.name + SIGNATURE), MAX_SIGNATURE_BYTES)
+    except OSError as error:
+        raise AuditError(
+            "The receipt's signature cannot be read.", why=f"{path}{SIGNATURE}: {error.strerror}."
+        ) from None
+    return ReceiptFile(str(path), raw, receipt, signature)
+
+
+def _read_bounded(path: Path, limit: int) -> bytes:
+    # A pipe may be given; one that nobody writes into is empty, and holds nothing up.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        os.set_blocking(descriptor, True)
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it is longer than {limit} bytes")
+    return content
+
+
+def write_signature(path: Path, signature: bytes) -> None:
+    """Put a signature beside the file that it signs, durably. Raises OSError."""
+    durable.write_whole(path.with_name(path.name + SIGNATURE), signature)
 
 
 UNVERIFIED = "unverified"
@@ -312,7 +363,7 @@ class Journal(AuditLog[audit.Record]):
                 self.rejections.append(record)
             case "intent":
                 self.open[record.key] = record
-            case "done" | "drift":
+            case "done" | "drift" if record.action:  # drift that preflight found ends no intent
                 self.open.pop(record.key, None)
             case "failed" if record.evidence != UNVERIFIED:
                 self.open.pop(record.key, None)
@@ -443,12 +494,15 @@ def prune(folder: Path) -> None:
         ) from None
 
 
-def read_audit(folder: Path) -> Iterator[tuple[audit.Record, audit.Headmark]]:
-    """The records of a plan's log, checked one by one. Raises AuditError."""
+def read_audit(
+    folder: Path, plan: str | None = None
+) -> Iterator[tuple[audit.Record, audit.Headmark]]:
+    """The records of a plan's log, checked one by one; see `audit.verify`. Raises AuditError."""
     path = folder / AUDIT
     try:
         with path.open("rb") as file:
-            yield from audit.verify(iter(lambda: file.readline(audit.MAX_LINE_BYTES + 1), b""))
+            lines = iter(lambda: file.readline(audit.MAX_LINE_BYTES + 1), b"")
+            yield from audit.verify(lines, plan)
     except OSError as error:
         raise AuditError(
             "The audit log cannot be read.", why=f"{path}: {error.strerror}."

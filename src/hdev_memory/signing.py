@@ -28,7 +28,13 @@ from hdev_memory.core.approval import MAX_SIGNATURE_BYTES, is_principal
 from hdev_memory.errors import ApprovalError, TrustError
 
 NAMESPACE = "hdev-plan"
-"""What a signature is for; one that was made for anything else is none of ours."""
+"""What a signature of a statement is for; one that was made for anything else is none of ours."""
+
+RECEIPTS = "hdev-receipt"
+ATTESTATIONS = "hdev-attestation"
+"""What else is signed, each under a name of its own, so that none passes for another."""
+
+_SIGNED = {NAMESPACE: "plans", RECEIPTS: "receipts", ATTESTATIONS: "attestations"}
 
 VERIFY_SECONDS = 30
 SIGN_SECONDS = 300
@@ -57,6 +63,10 @@ _PASSED_ON = (
 
 class Unproven(ValueError):
     """A signature proves nothing; the text says why in words for people."""
+
+
+class Unfit(Unproven):
+    """A signature was damaged, or does not fit: it or what it signs was changed."""
 
 
 @dataclass(frozen=True)
@@ -191,25 +201,26 @@ _WIDTH = 70
 _PREAMBLE = b"SSHSIG" + struct.pack(">I", 1)
 
 
-def signing_key(signature: bytes) -> bytes:
+def signing_key(signature: bytes, namespace: str = NAMESPACE) -> bytes:
     """The public key that a signature says it was made with. Raises Unproven.
 
-    Only the one spelling that ssh-keygen writes is taken, made for our namespace.
+    Only the one spelling that ssh-keygen writes is taken, made for this namespace.
     """
     if len(signature) > MAX_SIGNATURE_BYTES:
         raise Unproven("its signature is too long")
     text = signature.decode("ascii", errors="replace")
     if not text.startswith(_BEGIN) or not text.endswith(_END):
-        raise Unproven("its signature is no SSH signature")
+        raise Unfit("its signature is no SSH signature")
     blob = _base64(text[len(_BEGIN) : -len(_END)].replace("\n", ""))
     if blob is None or _armoured(blob) != text or not blob.startswith(_PREAMBLE):
-        raise Unproven("its signature is damaged")
+        raise Unfit("its signature is damaged")
     parts = _strings(blob[len(_PREAMBLE) :])
     if len(parts) != 5:
-        raise Unproven("its signature is damaged")
-    key, namespace, reserved, algorithm, _ = parts
-    if namespace != NAMESPACE.encode():
-        raise Unproven("its signature was made for another purpose than plans (its namespace)")
+        raise Unfit("its signature is damaged")
+    key, made_for, reserved, algorithm, _ = parts
+    if made_for != namespace.encode():
+        purpose = _SIGNED[namespace]
+        raise Unproven(f"its signature was made for another purpose than {purpose} (its namespace)")
     if reserved or algorithm not in (b"sha512", b"sha256"):
         raise Unproven("its signature is of a kind that is not supported")
     return key
@@ -233,8 +244,11 @@ class Verifier:
     The copy is why a change of the files during a run changes nothing.
     """
 
-    def __init__(self, root: TrustRoot, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, root: TrustRoot, environ: Mapping[str, str], namespace: str = NAMESPACE
+    ) -> None:
         self._root = root
+        self._namespace = namespace
         self._environ = {"PATH": environ.get("PATH", ""), "TZ": "UTC", "LC_ALL": "C"}
 
     def __enter__(self) -> Self:
@@ -262,7 +276,7 @@ class Verifier:
 
         `now` is the present time, in UTC; keys that are not valid then sign nothing.
         """
-        key = signing_key(signature)
+        key = signing_key(signature, self._namespace)
         own = [signer for signer in self._root.signers if signer.key == key]
         lines = [signer for signer in own if principal in signer.principals]
         if not lines:
@@ -271,10 +285,29 @@ class Verifier:
             (self._place / "signature").write_bytes(signature)
         except OSError as error:
             raise _no_room(error) from None
-        check = _Check(self._place, self._environ, principal, statement, fingerprint(key), now)
+        check = _Check(
+            self._place, self._environ, self._namespace, principal, statement, fingerprint(key), now
+        )
         if check.holds(lines, revocation=True):
             return fingerprint(key), _owners(own)
-        raise Unproven(_reason(check, lines, fingerprint(key)))
+        raise _reason(check, lines, fingerprint(key))
+
+    def signer(self, statement: bytes, signature: bytes, now: datetime) -> tuple[str, str]:
+        """The principal who signed a statement that names none, and their key's fingerprint.
+
+        Where the key belongs to several, the first of them by name for whom it holds. Raises
+        Unproven.
+        """
+        key = signing_key(signature, self._namespace)
+        names = _owners([one for one in self._root.signers if one.key == key])
+        refusal = Unproven(_stranger(fingerprint(key), "", []))
+        for principal in names:
+            try:
+                found, _ = self.verify(statement, signature, principal, now)
+                return principal, found
+            except Unproven as error:
+                refusal = error
+        raise refusal
 
 
 def _stranger(key: str, principal: str, own: Sequence[Signer]) -> str:
@@ -287,19 +320,19 @@ def _owners(own: Sequence[Signer]) -> tuple[str, ...]:
     return tuple(sorted({name for signer in own for name in signer.principals}))
 
 
-def _reason(check: _Check, lines: Sequence[Signer], key: str) -> str:
+def _reason(check: _Check, lines: Sequence[Signer], key: str) -> Unproven:
     """Why a signature does not hold: which restriction, left out, would let it.
 
     This only finds words; nothing that it finds makes anything hold.
     """
     if check.holds(lines, revocation=False):
-        return f"its key {key} is revoked, or the file of revoked keys cannot be read"
+        return Unproven(f"its key {key} is revoked, or the file of revoked keys cannot be read")
     if check.holds(lines, revocation=False, without=("valid-after", "valid-before")):
-        return f"its key {key} is not valid now (valid-after, valid-before)"
+        return Unproven(f"its key {key} is not valid now (valid-after, valid-before)")
     everything = ("valid-after", "valid-before", "namespaces")
     if check.holds(lines, revocation=False, without=everything):
-        return f"its key {key} may not sign plans (namespaces)"
-    return "its signature does not fit it: one of the two was changed"
+        return Unproven(f"its key {key} may not sign {_SIGNED[check.namespace]} (namespaces)")
+    return Unfit("its signature does not fit it: one of the two was changed")
 
 
 @dataclass(frozen=True)
@@ -308,6 +341,7 @@ class _Check:
 
     place: Path
     environ: Mapping[str, str]
+    namespace: str
     principal: str
     statement: bytes
     key: str
@@ -326,7 +360,7 @@ class _Check:
         except OSError as error:
             raise _no_room(error) from None
         words = [
-            "ssh-keygen", "-Y", "verify", "-n", NAMESPACE,
+            "ssh-keygen", "-Y", "verify", "-n", self.namespace,
             "-f", str(self.place / "signers"),
             "-I", self.principal,
             "-s", str(self.place / "signature"),
@@ -346,7 +380,14 @@ def _no_room(error: OSError) -> ApprovalError:
     )
 
 
-def sign(key: Path, statement: bytes, environ: Mapping[str, str], *, interactive: bool) -> bytes:
+def sign(
+    key: Path,
+    statement: bytes,
+    environ: Mapping[str, str],
+    *,
+    interactive: bool,
+    namespace: str = NAMESPACE,
+) -> bytes:
     """A signature of `statement` by a private key, or by the agent that holds a public one.
 
     An `interactive` one may ask for a passphrase on the terminal and to touch a token. Raises
@@ -357,7 +398,7 @@ def sign(key: Path, statement: bytes, environ: Mapping[str, str], *, interactive
         with tempfile.TemporaryDirectory(prefix="hdev-sign-") as folder:
             message = Path(folder) / "statement"
             message.write_bytes(statement)
-            words = ["ssh-keygen", "-Y", "sign", "-n", NAMESPACE, "-f", str(key), str(message)]
+            words = ["ssh-keygen", "-Y", "sign", "-n", namespace, "-f", str(key), str(message)]
             # A passphrase is asked for on the terminal only where stdin is one.
             done = _run(words, None, passed, SIGN_SECONDS, interactive=interactive)
             signature = Path(folder) / "statement.sig"

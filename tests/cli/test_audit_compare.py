@@ -158,7 +158,7 @@ def test_a_log_that_was_edited_while_the_server_runs_is_tampered_with(world, pla
         compared = world.compare(server.url)
 
     assert compared.status == 8
-    assert "was edited or damaged" in compared.err
+    assert "was edited or spliced" in compared.err
 
 
 def test_a_plan_that_nobody_applied_is_vouched_for_by_nobody(world):

@@ -1,5 +1,6 @@
 """The chain of the audit log."""
 
+import msgspec
 import pytest
 
 from hdev_memory.core import audit
@@ -60,3 +61,13 @@ def test_a_cut_end_is_seen_by_the_head_alone():
     behind = [mark for _, mark in audit.verify(lines[:-1])]
 
     assert behind[-1] != head
+
+
+@pytest.mark.parametrize("time", ["2026-01-02T03:04:05.678Z\n", "\u0662026-01-02T03:04:05.678Z"])
+def test_a_time_is_spelled_in_one_way(time):
+    (line,), _ = chain(1)
+    changed = msgspec.structs.replace(next(audit.verify([line]))[0], time=time)
+    text, _ = audit.link(changed, audit.EMPTY)
+
+    with pytest.raises(AuditError):
+        list(audit.verify([text]))

@@ -200,6 +200,18 @@ BUGS = (
         f"{TAMPERING}::test_a_log_of_another_plan_is_refused",
     ),
     Bug(
+        "the log is not held against the head that was noted",
+        "P5",
+        (("auditing.py", "if wanted[claim.head.seq] != claim.head", "if False"),),
+        "tests/cli/test_audit.py::test_a_whole_chain_that_is_not_the_noted_one_is_refused",
+    ),
+    Bug(
+        "a signature that fits nothing is no sign of tampering",
+        "P5",
+        (("auditing.py", "except signing.Unfit as error", "except ZeroDivisionError as error"),),
+        "tests/cli/test_audit.py::test_a_signed_receipt_that_was_changed_is_tampering",
+    ),
+    Bug(
         "the server acknowledges a write that its log could not take",
         "P5",
         (

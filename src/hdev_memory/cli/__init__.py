@@ -31,7 +31,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rollback": ("rollback:rollback", "Write a plan that undoes another one."),
     "audit verify": ("audit:audit_verify", "Check the audit log of a plan."),
     "audit compare": ("audit_compare:audit_compare", "Compare a plan's log with its server's."),
-    "audit show": ("audit:audit_show", "Show the audit log of a plan as a timeline."),
+    "audit show": ("audit_show:audit_show", "Show the audit log of a plan as a timeline."),
+    "audit sign": ("audit:audit_sign", "Sign the receipt of a plan's last run."),
+    "audit export": ("audit_export:audit_export", "Write an in-toto statement of a plan's run."),
     "migrate-memory": ("migrate_memory:migrate_memory", "Plan and apply in one step."),
     "memory-server": ("memory_server:memory_server", "Serve a memory over HTTP."),
     "memory-server keys add": ("server_keys:keys_add", "Make an API key, and print it once."),
@@ -56,7 +58,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Command -> (module:function, help line); `hdev --help` lists groups behind the others."""
 
 GROUPS = {
-    "audit": "Check and show audit logs.",
+    "audit": "Check, show, sign and export audit logs.",
     "backend": "Put a store through the promises of a backend.",
     "backups": "List and remove pre-images.",
     "ci": "Bring a plan into the review of a pull request.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -48,6 +49,14 @@ def apply(
     allowed_signers: flags.AllowedSigners = None,
     require_approvals: flags.RequireApprovals = None,
     trust_ref: flags.TrustRef = None,
+    sign_receipt: Annotated[
+        Path | None,
+        typer.Option(
+            "--sign-receipt",
+            metavar="KEY",
+            help="Sign the receipt, and so the log's head, with it.",
+        ),
+    ] = None,
     json: flags.Json = False,
     json_into: flags.JsonInto = None,
 ) -> int:
@@ -61,17 +70,24 @@ def apply(
 
     from hdev_memory import apply as engine
     from hdev_memory import plandir
-    from hdev_memory.cli import context, eventlines, gate, steps
+    from hdev_memory.cli import context, eventlines, gate, signatures, steps
     from hdev_memory.config import EndFlags, resolve
+    from hdev_memory.errors import HdevError, PlanError
 
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(eventlines.told(json=json, into=json_into))
         patience = steps.Patience(steps.parse_wait(lock_timeout))
         opened = stack.enter_context(plandir.load(plan))
-        steps.check_expected(opened, expect)
+        try:
+            steps.check_expected(opened, expect)
+        except PlanError as error:
+            steps.record_unexpected(opened, error)
+            raise
         journal = stack.enter_context(steps.held(opened, patience))
+        stack.enter_context(steps.refusals_logged(opened, journal))
         shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
         settings = context.settings()
+        key = signatures.key_file(settings, sign_receipt) if sign_receipt is not None else None
         asked = gate.Asked(allowed_signers, require_approvals, trust_ref)
         source, target = steps.ends_of(
             settings,
@@ -92,22 +108,25 @@ def apply(
             context.warn(warning)
         with steps.opened_ends(resolved.source, resolved.target) as ends:
             if not again and steps.already_finished(opened, ends, journal):
+                signed = signatures.try_receipt(opened.folder, key, settings)
                 lines.emit(
-                    eventlines.ApplyEnding(
-                        exit=0,
+                    ending := eventlines.ApplyEnding(
+                        exit=4 if isinstance(signed, HdevError) else 0,
                         plan=str(opened.folder),
                         plan_id=opened.plan.plan_id,
                         result="nothing to do",
                         counts={},
                         durability=durability,
                         head=None,
+                        signed_with=signed if isinstance(signed, str) else None,
                     )
                 )
                 if not lines.on_stdout:
                     context.say(
                         "Nothing to do: this plan was applied, and the target still stands so."
                     )
-                return 0
+                signatures.tell(opened.folder, signed, aloud=not lines.on_stdout)
+                return ending.exit
             try:
                 outcome, receipt = steps.carry_out(
                     opened,
@@ -124,8 +143,10 @@ def apply(
                 steps.tell_drift(error, opened, ends, lines)
                 raise
         steps.tell_failures(outcome, lines)
-        ending = steps.apply_ending(opened, outcome, receipt)
-        lines.emit(ending)
+        signed = signatures.try_receipt(opened.folder, key, settings)
+        done = steps.apply_ending(opened, outcome, receipt, signed)
+        lines.emit(done)
         if not lines.on_stdout:
             steps.print_outcome(opened, outcome, receipt)
-        return ending.exit
+        signatures.tell(opened.folder, signed, aloud=not lines.on_stdout)
+        return done.exit

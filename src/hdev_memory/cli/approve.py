@@ -118,9 +118,7 @@ def approve(
 
 def _signer(settings: Settings, principal: str | None, key: Path | None) -> tuple[str, Path]:
     """Who signs, and with which key: given, else configured. Raises UsageError."""
-    import os.path
-
-    from hdev_memory.cli import steps
+    from hdev_memory.cli import signatures, steps
     from hdev_memory.errors import UsageError
 
     who = steps.author(settings, principal)
@@ -129,20 +127,7 @@ def _signer(settings: Settings, principal: str | None, key: Path | None) -> tupl
             "It was not said who signs.",
             hint="Give --principal NAME as in allowed_signers, or set HDEV_MEMORY_PRINCIPAL.",
         )
-    place = str(key) if key is not None else settings.get("signing_key")
-    if place is None:
-        raise UsageError(
-            "It was not said which key to sign with.",
-            hint="Give --key FILE, or set HDEV_MEMORY_SIGNING_KEY.",
-        )
-    if place.startswith("~/"):
-        place = str(settings.home / place[2:])
-    path = settings.cwd / place
-    if not os.path.isfile(path):
-        raise UsageError(
-            "There is no such key.", why=f"{place!r} is no file.", hint="Give another --key."
-        )
-    return who, path
+    return who, signatures.key_file(settings, key)
 
 
 def _statement(

@@ -236,7 +236,10 @@ class RollbackEnding(Ending, frozen=True, tag="summary"):
 
 
 class ApplyEnding(Ending, frozen=True, tag="summary"):
-    """`head` is null where there was nothing to do; `counts` are those of the receipt."""
+    """`head` is null where there was nothing to do; `counts` are those of the receipt.
+
+    `signed_with` is the fingerprint of the key that signed the receipt, null for none.
+    """
 
     plan: str
     plan_id: NamedDigest
@@ -244,6 +247,7 @@ class ApplyEnding(Ending, frozen=True, tag="summary"):
     counts: dict[str, Count]
     durability: Literal["full", "none"]
     head: HeadText | None
+    signed_with: str | None
     command: Literal["apply"] = "apply"
 
 
@@ -366,13 +370,28 @@ class CheckEnding(Ending, frozen=True, tag="summary"):
 
 
 class AuditEnding(Ending, frozen=True, tag="summary"):
-    """How long the log is and where it ends; `anchored` where that is noted elsewhere as well."""
+    """How long the log is and where it ends; `anchored` where what was asked for vouches for it.
+
+    `anchored_to` is the last record that something from outside vouches for, 0 for none;
+    `signed_by` is the principal and the key that have signed the receipt, null for none.
+    """
 
     plan_id: NamedDigest
     records: Count
     head: HeadText
     anchored: bool
+    anchored_to: Count
+    signed_by: str | None
     command: Literal["audit verify"] = "audit verify"
+
+
+class AuditSignEnding(Ending, frozen=True, tag="summary"):
+    """The head that was signed with the receipt, and the fingerprint of the key."""
+
+    plan_id: NamedDigest
+    head: HeadText
+    signed_with: str
+    command: Literal["audit sign"] = "audit sign"
 
 
 class CompareEnding(Ending, frozen=True, tag="summary"):

@@ -73,7 +73,7 @@ def show(
     is out of reach, the review says so. The paths and URLs tell where the ends lie on this machine.
     """
     from hdev_memory import plandir
-    from hdev_memory.cli import context, steps
+    from hdev_memory.cli import context, outfile, steps
     from hdev_memory.config import EndFlags
     from hdev_memory.errors import UsageError
     from hdev_memory.review import document, json, reading
@@ -122,7 +122,7 @@ def show(
             colour = out is None and context.colour(sys.stdout)
             parts = _terminal(heading, described, colour, max_bytes)
         if out is not None:
-            _write(out.absolute(), (part.encode() for part in parts))
+            outfile.write(out, parts, what="The review")
         else:
             context.say_parts(parts)
         return 2 if detailed_exitcode and opened.plan.tail.summary.writes else 0
@@ -163,22 +163,3 @@ def _html(described: Document) -> str:
 
     page: str = import_module("hdev_memory.review.html").render(described)
     return page
-
-
-def _write(path: Path, parts: Iterator[bytes]) -> None:
-    """Replace a file whole; what is no file (a pipe, /dev/stdout) is written to as it stands."""
-    from hdev_memory import durable
-    from hdev_memory.errors import HdevError
-
-    try:
-        if path.exists() and not path.is_file():
-            with path.open("wb") as file:
-                file.writelines(parts)
-        else:
-            durable.replace_stream(path, parts)
-    except OSError as error:
-        raise HdevError(
-            "The review cannot be written.",
-            why=f"{path}: {error.strerror}.",
-            hint="Give another file with --out.",
-        ) from None

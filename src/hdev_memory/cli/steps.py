@@ -455,7 +455,7 @@ def carry_out(
         with Shown(lines) as shown:
             outcome = engine.apply(opened, ends[0], ends[1], journal, run, shown.emit)
         receipt = plandir.Receipt(
-            format="hdev-receipt/1",
+            format=plandir.RECEIPT_FORMAT,
             plan=plan.plan_id,
             effect=plan.tail.effect,
             target=plan.head.target.location,
@@ -495,6 +495,23 @@ def refuse(
     journal.append([record])
 
 
+@contextlib.contextmanager
+def refusals_logged(opened: plandir.OpenPlan, journal: plandir.Journal) -> Iterator[None]:
+    """Record whatever refuses an apply that has recorded nothing so far.
+
+    What carry_out refuses is recorded there, and a wrong command line refuses no plan.
+    """
+    head = journal.head
+    try:
+        yield
+    except UsageError:
+        raise
+    except HdevError as error:
+        if journal.head == head and not journal.broken:
+            refuse(journal, opened, new_run(), error)
+        raise
+
+
 def record_approval(
     opened: plandir.OpenPlan, journal: plandir.Journal, statement: Statement, key: str
 ) -> None:
@@ -530,6 +547,12 @@ def record_pruned(opened: plandir.OpenPlan, journal: plandir.Journal, kept: plan
         evidence=f"{kept.entries} pre-images, {kept.bytes} bytes",
     )
     journal.append([record])
+
+
+def record_unexpected(opened: plandir.OpenPlan, error: HdevError) -> None:
+    """Record that a plan was refused because of its id, where its log can be had at once."""
+    with contextlib.suppress(HdevError), held(opened) as journal:
+        refuse(journal, opened, new_run(), error)
 
 
 def ends_of(
@@ -688,16 +711,21 @@ def tell_states(expected: str, found: str, differ: tuple[str, ...]) -> None:
 
 
 def apply_ending(
-    opened: plandir.OpenPlan, outcome: engine.Outcome, receipt: plandir.Receipt
+    opened: plandir.OpenPlan,
+    outcome: engine.Outcome,
+    receipt: plandir.Receipt,
+    signed: str | HdevError | None,
 ) -> ApplyEnding:
+    """`signed` is the fingerprint of the key, why there is no signature, or None for not asked."""
     return ApplyEnding(
-        exit=0 if outcome.complete else 4,
+        exit=0 if outcome.complete and not isinstance(signed, HdevError) else 4,
         plan=str(opened.folder),
         plan_id=opened.plan.plan_id,
         result="finished" if outcome.complete else "stopped",
         counts=receipt.counts,
         durability=receipt.durability,
         head=str(receipt.head),
+        signed_with=signed if isinstance(signed, str) else None,
     )
 
 

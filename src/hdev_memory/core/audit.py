@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -41,7 +42,10 @@ Event = Literal[
     "finished",
 ]
 
-Time = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]
+Time = Annotated[
+    str,
+    msgspec.Meta(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z\Z"),
+]
 """A point in time as RFC 3339 in UTC, to the millisecond."""
 
 
@@ -142,26 +146,35 @@ def line_of(record: Chained) -> bytes:
     return _encode(record) + b"\n"
 
 
-def verify(lines: Iterable[bytes]) -> Iterator[tuple[Record, Headmark]]:
-    """Each record of a plan's log with the head behind it; see `chained`."""
-    return chained(lines, Record)
+def verify(lines: Iterable[bytes], plan: str | None = None) -> Iterator[tuple[Record, Headmark]]:
+    """Each record of a plan's log with the head behind it; see `chained`.
+
+    Where a `plan` id is given, a record about another one is damage.
+    """
+    return chained(lines, Record, plan=plan)
 
 
 def chained(
-    lines: Iterable[bytes], kind: type[R], head: Headmark = EMPTY
+    lines: Iterable[bytes], kind: type[R], head: Headmark = EMPTY, *, plan: str | None = None
 ) -> Iterator[tuple[R, Headmark]]:
     """Each record with the head behind it, from the lines of a log (each with its LF) after `head`.
 
-    Raises AuditError at the first line that the chain does not allow.
+    Raises AuditError at the first line that the chain does not allow; what follows there is read
+    only to tell what was done.
     """
     decode = msgspec.json.Decoder(kind).decode
-    for number, line in enumerate(lines, start=head.seq + 1):
-        record, behind = _record(line, number, decode)
+    rest = iter(lines)
+    previous: R | None = None
+    for number, line in enumerate(rest, start=head.seq + 1):
+        record = _read(line, number, rest, decode)
+        if plan is not None and isinstance(record, Record) and record.plan != plan:
+            raise _foreign(number, record)
         if record.seq != head.seq + 1:
-            raise _tampered(number, f"it has seq {record.seq} where {head.seq + 1} must stand")
+            raise _misplaced(number, record, previous, head, rest, decode)
         if record.prev != head.digest:
-            raise _tampered(number, "it does not follow from the line before it")
-        head = behind
+            raise _broken(number)
+        head = Headmark(seq=record.seq, digest=sha256(line[:-1]))
+        previous = record
         yield record, head
 
 
@@ -170,25 +183,115 @@ def head_of(line: bytes) -> tuple[Record, Headmark]:
 
     Raises AuditError when the line is no record.
     """
-    return _record(line, None, msgspec.json.Decoder(Record).decode)
+    record = _read(line, None, iter(()), msgspec.json.Decoder(Record).decode)
+    return record, Headmark(seq=record.seq, digest=sha256(line[:-1]))
 
 
-def _record(line: bytes, number: int | None, decode: Callable[[bytes], R]) -> tuple[R, Headmark]:
-    if not line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
-        raise _tampered(number, "it does not end as a record does")
+def _read(
+    line: bytes, number: int | None, rest: Iterator[bytes], decode: Callable[[bytes], R]
+) -> R:
+    if not line.endswith(b"\n"):
+        if any(part.endswith(b"\n") for part in rest):
+            raise _edited(number, "it is longer than a record can be")
+        raise AuditError(
+            "The last line of the audit log is torn.",
+            why=f"{_line(number)} has no end: its write was cut off, or is still going on.",
+            hint="Where no apply is running, the next one sets it aside and records that.",
+        )
     text = line[:-1]
+    if len(text) >= MAX_LINE_BYTES:
+        raise _edited(number, "it is longer than a record can be")
     try:
         record = decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _tampered(number, f"it is no record ({error})") from None
+        raise _edited(number, f"it is no record ({error})") from None
     if _encode(record) != text:
-        raise _tampered(number, "it is not in canonical form")
-    return record, Headmark(seq=record.seq, digest=sha256(text))
+        raise _edited(number, "it is not in canonical form")
+    return record
 
 
-def _tampered(number: int | None, why: str) -> AuditError:
+_LOOKED_AT = 10_000
+"""Lines behind a gap in which the missing record is looked for; a log from afar may have no end."""
+
+_COMPARE = "Compare it with another copy or with the receipt; it proves nothing as it is."
+
+
+def _line(number: int | None) -> str:
+    return "The last line" if number is None else f"Line {number}"
+
+
+def _edited(number: int | None, why: str) -> AuditError:
     return AuditError(
-        "The audit log was edited or damaged.",
-        why=f"{'The last line' if number is None else f'Line {number}'}: {why}.",
-        hint="Compare it with another copy or with the receipt; it proves nothing as it is.",
+        "The audit log was edited or damaged.", why=f"{_line(number)}: {why}.", hint=_COMPARE
+    )
+
+
+def _foreign(number: int, record: Record) -> AuditError:
+    if number == 1:
+        what, why = "The audit log belongs to another plan.", "Its first record"
+    else:
+        what, why = "The audit log was spliced together.", f"Line {number}"
+    return AuditError(
+        what,
+        why=f"{why} is about another plan, {record.plan}.",
+        hint="Put the plan's own log back; it is what tells how far it got.",
+    )
+
+
+def _misplaced(
+    number: int,
+    record: R,
+    previous: R | None,
+    head: Headmark,
+    rest: Iterator[bytes],
+    decode: Callable[[bytes], R],
+) -> AuditError:
+    """What was done to a log where another `seq` stands than must."""
+    wanted = head.seq + 1
+    if record.prev == head.digest:
+        return _edited(number, f"it has seq {record.seq} where {wanted} must stand")
+    if record == previous:
+        what, why = "A record of the audit log is repeated.", f"Line {number} is line {number - 1}"
+    elif record.seq < wanted:
+        what = "The records of the audit log are out of order."
+        why = f"Record {record.seq} stands at line {number}, where {wanted} must stand"
+    elif (found := _position(wanted, head, rest, number, decode)) is not None:
+        what = "The records of the audit log are out of order."
+        why = f"Record {wanted} stands at line {found}, behind record {record.seq}"
+    else:
+        last = record.seq - 1
+        missing = f"Record {wanted} is" if last == wanted else f"Records {wanted} to {last} are"
+        what = "Records were cut out of the audit log."
+        why = f"{missing} missing before line {number}"
+    return AuditError(what, why=f"{why}.", hint=_COMPARE)
+
+
+def _position(
+    wanted: int,
+    head: Headmark,
+    rest: Iterator[bytes],
+    number: int,
+    decode: Callable[[bytes], R],
+) -> int | None:
+    """The line of the record that must come next, where it stands further behind."""
+    for line_number, line in enumerate(islice(rest, _LOOKED_AT), start=number + 1):
+        try:
+            record = decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue
+        if record.seq == wanted and record.prev == head.digest:
+            return line_number
+    return None
+
+
+def _broken(number: int) -> AuditError:
+    if number == 1:
+        return _edited(1, "it does not begin a log")
+    return AuditError(
+        "The audit log was edited or spliced.",
+        why=(
+            f"Line {number} does not follow from line {number - 1}: that one was changed, or what "
+            f"stands from line {number} on comes from another log."
+        ),
+        hint=_COMPARE,
     )
