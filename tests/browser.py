@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import tempfile
@@ -58,8 +59,11 @@ class Browser:
 
     def _end(self) -> None:
         self._driver.terminate()
-        self._driver.communicate(timeout=PATIENCE)
-        self._profile.cleanup()
+        try:
+            self._driver.communicate(timeout=PATIENCE)
+        finally:
+            self._driver.kill()
+            self._profile.cleanup()
 
     def _port(self) -> int:
         assert self._driver.stdout is not None
@@ -134,17 +138,21 @@ class Browser:
         return [entry["message"] for entry in self._told("/se/log", type="browser")]
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since the last call."""
-        import json
-
+        """The addresses that were asked for since the last call, and not stopped by the policy."""
         events = [
             json.loads(entry["message"])["message"]
             for entry in self._told("/se/log", type="performance")
         ]
+        stopped = {
+            event["params"]["requestId"]
+            for event in events
+            if event["params"].get("blockedReason") == "csp"
+        }
         return [
             event["params"]["request"]["url"]
             for event in events
             if event["method"] == "Network.requestWillBeSent"
+            and event["params"]["requestId"] not in stopped
         ]
 
     def dialog(self) -> str | None:
@@ -159,8 +167,12 @@ class Browser:
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.devtools("Emulation.setEmulatedMedia", media="", features=[scheme])
+        wished = {
+            "prefers-color-scheme": "dark" if dark else "light",
+            "prefers-reduced-motion": "reduce",  # else a click hits where its element was
+        }
+        features = [{"name": name, "value": value} for name, value in wished.items()]
+        self.devtools("Emulation.setEmulatedMedia", media="", features=features)
 
     def picture(self, *, whole: bool = False) -> bytes:
         """A PNG of the window, or of the whole page."""

@@ -17,7 +17,7 @@ from hdev_memory.review.document import SYMBOLS, Row, size, sizes
 SMALLEST = 8
 """An action weighs at least an eighth of the mean, also one of no size: none disappears."""
 
-GAP = 2.0
+GAP = 1.5
 HEADER = 17.0
 CHAR = 6.7
 """Width of a label's character, in the units of the map."""
@@ -170,8 +170,11 @@ def _placed(found: Sequence[Leaf], box: Box, most: int) -> Iterator[Region | Til
         room = int(most * part.weight / total)
         if len(part.leaves) == 1:
             yield _tile(part.leaves, part.leaves[0].row.key, place)
-        elif part.rest or room < 2 or place.width < 48 or place.height < 44:
+        elif part.rest:
             yield from _by_kind(part, place)
+        elif room < 2 or place.width < 48 or place.height < 44:
+            yield _region(part, place, labelled=False)
+            yield from _by_kind(part, place.inside())
         else:
             yield _region(part, place)
             yield from _placed(part.leaves, place.inside(HEADER), room)
@@ -235,14 +238,14 @@ def _tile(group: Sequence[Leaf], prefix: str, box: Box) -> Tile:
     )
 
 
-def _region(part: _Part, box: Box) -> Region:
+def _region(part: _Part, box: Box, *, labelled: bool = True) -> Region:
     name = part.prefix.rstrip("/").rpartition("/")[2] + "/"
     held = size(sum(_bytes(leaf.row) for leaf in part.leaves))
     return Region(
         box=_rounded(box.inside()),
         prefix=part.prefix,
         number=min(leaf.number for leaf in part.leaves),
-        label=_fitting(name, box.width - 12),
+        label=_fitting(name, box.width - 12) if labelled else "",
         title=f"{part.prefix}: {len(part.leaves)} actions, {held}",
     )
 

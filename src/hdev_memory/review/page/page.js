@@ -4,7 +4,7 @@
   const all = (selector) => [...document.querySelectorAll(selector)];
   const counted = (number) => number.toLocaleString("en");
 
-  // The texts of entries are read once, when they are first needed: the page opens sooner.
+  // The texts of entries are read once, after the page is there or when they are first needed.
   let known = null;
   const groups = all("section.group");
   const entries = () => {
@@ -230,6 +230,7 @@
     }
   });
 
+  (window.requestIdleCallback ?? setTimeout)(entries);
   find("#clear").disabled = true;
   for (const node of all(".filters, .tools, .scripted, #copy")) {
     node.hidden = false;
