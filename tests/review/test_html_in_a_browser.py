@@ -274,7 +274,8 @@ def test_a_question_mark_lists_the_keys_and_escape_closes_the_list(browser, ordi
 
 @pytest.mark.parametrize("by", ["key", "button"])
 def test_the_plan_id_can_be_copied(browser, ordinary, by):
-    browser.devtools("Browser.grantPermissions", permissions=["clipboardReadWrite"])
+    both = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+    browser.devtools("Browser.grantPermissions", permissions=both)
     if by == "key":
         browser.press("c")
     else:
@@ -290,6 +291,22 @@ def test_the_plan_id_can_be_copied(browser, ordinary, by):
 
     assert copied == ordinary.heading.plan_id
     assert browser.texts("#copy") == ["Copied"]
+
+
+def test_the_plan_id_is_selected_where_a_page_may_not_copy(browser, ordinary):
+    browser.devtools("Browser.grantPermissions", permissions=["geolocation"])  # and nothing else
+    browser.click("#copy")
+    selected = browser.run(
+        """return new Promise((resolve) => {
+            const look = () => document.querySelector('#copy').textContent === 'Copy'
+                ? requestAnimationFrame(look)
+                : resolve(getSelection().toString());
+            look();
+        })"""
+    )
+
+    assert selected == ordinary.heading.plan_id
+    assert browser.texts("#copy") == ["Selected"]
 
 
 @pytest.mark.parametrize("dark", [False, True])
