@@ -1,4 +1,7 @@
-"""Makes the example plan below `plans/` and the README's picture, by running the tool itself."""
+"""Makes the example plan below `plans/` and the README's pictures, by running the tool itself.
+
+`python -m docs.make_examples`; the picture of the page is taken by the browser of the tests.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
+from tests.browser import Browser
 
 from hdev_memory.cli import demo, steps
 from hdev_memory.config import EndFlags, load, resolve
-from hdev_memory.review import document, terminal
+from hdev_memory.review import document, html, terminal
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,7 +36,9 @@ def main() -> None:
             steps.opened_ends(resolved.source, resolved.target) as ends,
             steps.make_plan(resolved, ends, wish, place, place.parent) as opened,
         ):
-            draw(steps.Reviewer(ends)(opened, "example"))
+            described = steps.Reviewer(ends)(opened, "example")
+            draw(described)
+            photograph(described, Path(home) / "review.html")
     (place / "approvals" / ".gitkeep").touch()
 
 
@@ -43,6 +49,15 @@ def draw(described: document.Document) -> None:
         terminal.draw(described, console)
         svg = console.export_svg(title="hdev show plans/example", unique_id="review")
     (ROOT / "docs" / "review.svg").write_text(svg)
+
+
+def photograph(described: document.Document, page: Path) -> None:
+    """The first window of the HTML review, as a PNG."""
+    page.write_text(html.render(described))
+    with Browser() as browser:
+        browser.window(1280, 1000)
+        browser.open(page)
+        (ROOT / "docs" / "review.png").write_bytes(browser.picture())
 
 
 if __name__ == "__main__":

@@ -80,10 +80,14 @@ class Leaf(Value, frozen=True):
 
 
 class _Part(Value, frozen=True):
-    """Leaves that lie together: one, or all below `prefix`; the `rest` of it has no frame."""
+    """Leaves that lie together: one, or all below `prefix`; the `rest` of it has no frame.
+
+    `start` is where the names begin that tell it from its neighbours.
+    """
 
     prefix: str
     leaves: Sequence[Leaf]
+    start: int
     rest: bool = False
 
     @property
@@ -169,7 +173,7 @@ def _placed(found: Sequence[Leaf], box: Box, most: int) -> Iterator[Region | Til
     for part, place in zip(parts, squarify([part.weight for part in parts], box), strict=True):
         room = int(most * part.weight / total)
         if len(part.leaves) == 1:
-            yield _tile(part.leaves, part.leaves[0].row.key, place)
+            yield _tile(part, part.leaves, place)
         elif part.rest:
             yield from _by_kind(part, place)
         elif room < 2 or place.width < 48 or place.height < 44:
@@ -186,7 +190,7 @@ def _parts(found: Sequence[Leaf], most: int) -> list[_Part]:
     common = os.path.commonprefix(ends)  # noqa: RUF071 - it is cut at its last slash
     start = common.rfind("/") + 1
     parts = [
-        _Part(prefix=prefix, leaves=list(together))
+        _Part(prefix=prefix, leaves=list(together), start=start)
         for prefix, together in groupby(found, key=lambda leaf: _segment(leaf.row.key, start))
     ]
     if len(parts) <= max(2, most):
@@ -196,7 +200,7 @@ def _parts(found: Sequence[Leaf], most: int) -> list[_Part]:
     gathered = sorted(
         (leaf for part in others for leaf in part.leaves), key=lambda leaf: leaf.number
     )
-    return [*kept, _Part(prefix=common[:start], leaves=gathered, rest=True)]
+    return [*kept, _Part(prefix=common[:start], leaves=gathered, start=start, rest=True)]
 
 
 def _segment(key: str, start: int) -> str:
@@ -212,18 +216,18 @@ def _by_kind(part: _Part, box: Box) -> Iterator[Tile]:
     groups = sorted(kinds.values(), key=lambda group: -sum(leaf.weight for leaf in group))
     weights = [sum(leaf.weight for leaf in group) for group in groups]
     for group, place in zip(groups, squarify(weights, box), strict=True):
-        yield _tile(group, part.prefix, place)
+        yield _tile(part, group, place)
 
 
-def _tile(group: Sequence[Leaf], prefix: str, box: Box) -> Tile:
+def _tile(part: _Part, group: Sequence[Leaf], box: Box) -> Tile:
     first = min(group, key=lambda leaf: leaf.number)
     row, box = first.row, box.inside()
     symbol = SYMBOLS[row.kind]
     if len(group) == 1:
-        name = row.key.rpartition("/")[2]
-        prefix = row.key
+        prefix, name = row.key, row.key[part.start :]
         title = f"{symbol} {row.kind} {row.key}  {sizes(row)}".rstrip()
     else:
+        prefix = part.prefix
         name = f"{len(group)} in {prefix.rstrip('/').rpartition('/')[2] or 'all'}"
         held = size(sum(_bytes(leaf.row) for leaf in group))
         title = f"{symbol} {len(group)} to {row.kind} in {prefix or 'all'}, {held}"

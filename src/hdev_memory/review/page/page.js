@@ -1,12 +1,12 @@
 "use strict";
 (() => {
   const find = (selector) => document.querySelector(selector);
-  const all = (selector) => [...document.querySelectorAll(selector)];
+  const every = (selector) => [...document.querySelectorAll(selector)];
   const counted = (number) => number.toLocaleString("en");
 
   // The texts of entries are read once, after the page is there or when they are first needed.
   let known = null;
-  const groups = all("section.group");
+  const groups = every("section.group");
   const entries = () => {
     known ??= groups.flatMap((group) =>
       [...group.querySelectorAll(".entry")].map((node) => {
@@ -26,8 +26,8 @@
 
   const search = find("#search");
   const prefix = find("#prefix");
-  const chips = all("[data-flag]");
-  const cards = all("a.card");
+  const chips = every("[data-flag]");
+  const cards = every("a.card");
   const kinds = new Set();
   const pressed = (button) => button.getAttribute("aria-pressed") === "true";
 
@@ -59,15 +59,18 @@
     for (const card of cards) {
       card.setAttribute("aria-pressed", String(kinds.has(card.dataset.kind)));
     }
-    for (const part of all("svg.map a")) {
+    for (const part of every("svg.map a")) {
       const at = part.dataset.prefix;
       part.classList.toggle("dim", below !== "" && !at.startsWith(below) && !below.startsWith(at));
     }
     find("#clear").disabled = !filtering;
     find("#nothing").hidden = !filtering || shown > 0;
-    find("#status").textContent = filtering
-      ? `${counted(shown)} of ${counted(entries().length)} actions`
-      : `${counted(entries().length)} actions`;
+    const all = counted(entries().length);
+    find("#status").textContent = filtering ? `${counted(shown)} of ${all} actions` : `${all} actions`;
+    for (const link of every("#matching")) {
+      link.textContent = `${counted(shown)} of ${all} actions, below`;
+      link.parentElement.hidden = !filtering;
+    }
   };
 
   const toggle = (kind) => {
@@ -138,7 +141,7 @@
     0: showAll,
     "?": () => find("#keys").showModal(),
   };
-  all(".card").forEach((card, number) => {
+  every(".card").forEach((card, number) => {
     keys[number + 1] = () => card.dataset.kind && toggle(card.dataset.kind);
   });
 
@@ -157,7 +160,7 @@
   });
 
   // A map is one stop of the Tab key; the arrows go from part to part.
-  for (const map of all("svg.map")) {
+  for (const map of every("svg.map")) {
     const parts = [...map.querySelectorAll("a")];
     parts.forEach((part, number) => part.setAttribute("tabindex", number === 0 ? "0" : "-1"));
     const move = (from, to) => {
@@ -223,7 +226,7 @@
   find("#theme").addEventListener("click", theme);
   find("#ask").addEventListener("click", keys["?"]);
   find("#open-all").addEventListener("click", () => {
-    const shown = all(".entry:not([hidden]) > details");
+    const shown = every(".entry:not([hidden]) > details");
     const opening = shown.some((details) => !details.open);
     for (const details of shown) {
       details.open = opening;
@@ -232,7 +235,7 @@
 
   (window.requestIdleCallback ?? setTimeout)(entries);
   find("#clear").disabled = true;
-  for (const node of all(".filters, .tools, .scripted, #copy")) {
+  for (const node of every(".filters, .tools, .scripted, #copy")) {
     node.hidden = false;
   }
 })();
