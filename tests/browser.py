@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -60,7 +62,7 @@ class Browser:
     def _end(self) -> None:
         self._driver.terminate()
         try:
-            self._driver.communicate(timeout=PATIENCE)
+            self._driver.wait(timeout=PATIENCE)
         finally:
             self._driver.kill()
             self._profile.cleanup()
@@ -69,8 +71,15 @@ class Browser:
         assert self._driver.stdout is not None
         for line in self._driver.stdout:
             if "started successfully on port" in line:
+                # Whatever it and the browser say further is taken from them, or they would wait.
+                threading.Thread(target=self._drain, daemon=True).start()
                 return int(line.rstrip(".\n").rpartition(" ")[2])
         raise AssertionError("chromedriver did not start")
+
+    def _drain(self) -> None:
+        assert self._driver.stdout is not None
+        with self._driver.stdout as said:
+            said.read()
 
     def _wanted(self) -> dict[str, Any]:
         switches = [
@@ -84,7 +93,7 @@ class Browser:
             switches.append("--no-sandbox")  # Chromium does not start its sandbox as root
         return {
             "browserName": "chrome",
-            "goog:chromeOptions": {"args": switches},
+            "goog:chromeOptions": {"args": switches, "binary": shutil.which("chromium")},
             "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
         }
 
