@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -34,6 +36,7 @@ class Browser:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # the browser is of its group, and ends with it
             env={**os.environ, "HOME": self._profile.name},
         )
         try:
@@ -64,7 +67,9 @@ class Browser:
         try:
             self._driver.wait(timeout=PATIENCE)
         finally:
-            self._driver.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._driver.pid, signal.SIGKILL)
+            self._driver.wait(timeout=PATIENCE)
             self._profile.cleanup()
 
     def _port(self) -> int:
