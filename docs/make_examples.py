@@ -1,4 +1,7 @@
-"""Makes the example plan below `plans/`, the README's picture and the schemas, with the tool."""
+"""Makes the example plan below `plans/`, the README's pictures and the schemas, with the tool.
+
+`python -m docs.make_examples`; the picture of the page is taken by the browser of the tests.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
+from tests.browser import Browser
 
 from hdev_memory.cli import demo, schema, steps
 from hdev_memory.config import EndFlags, load, resolve
-from hdev_memory.review import document, terminal
+from hdev_memory.review import document, html, terminal
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +38,9 @@ def main() -> None:
             steps.opened_ends(resolved.source, resolved.target) as ends,
             steps.make_plan(resolved, ends, wish, place, place.parent) as opened,
         ):
-            draw(steps.Reviewer(ends)(opened, "example"))
+            described = steps.Reviewer(ends)(opened, "example")
+            draw(described)
+            photograph(described, Path(home) / "review.html")
     (place / "approvals" / ".gitkeep").touch()
     write_schemas()
 
@@ -54,6 +60,15 @@ def draw(described: document.Document) -> None:
             console.print(Text.from_ansi(line))
         svg = console.export_svg(title="hdev show plans/example", unique_id="review")
     (ROOT / "docs" / "review.svg").write_text(svg)
+
+
+def photograph(described: document.Document, page: Path) -> None:
+    """The first window of the HTML review, as a PNG."""
+    page.write_text(html.render(described))
+    with Browser() as browser:
+        browser.window(1280, 1000)
+        browser.open(page)
+        (ROOT / "docs" / "review.png").write_bytes(browser.picture())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.benchmarks import applying, migrating, planning, starting
+from tests.benchmarks import applying, migrating, planning, reviewing, starting
 from tests.benchmarks.measuring import NO_AIM, REPOSITORY, Missing, Row, figure
 
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
@@ -43,6 +43,9 @@ def benchmarks(*, quick: bool) -> dict[str, Benchmark]:
             migrating.against_sequential, entries=1_000 if quick else 10_000, rounds=3
         ),
         "apply": partial(applying.against_rsync, entries=2_000 if quick else 10_000, rounds=3),
+        "review": partial(
+            reviewing.plans, entries=20_000 if quick else 100_000, rounds=1 if quick else 3
+        ),
         "start": partial(starting.against_typer, rounds=10 if quick else 20),
         "memory": partial(
             planning.peak_memory, entries=20_000 if quick else 100_000, rounds=1 if quick else 3
@@ -91,7 +94,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer rounds")
     parser.add_argument("--write", action="store_true", help="replace docs/benchmarks.md")
     parser.add_argument(
-        "names", nargs="*", help="plan, migrate, apply, start, memory; all by default"
+        "names", nargs="*", help="plan, migrate, apply, review, start, memory; all by default"
     )
     given = parser.parse_args()
     known = benchmarks(quick=given.quick)

@@ -35,11 +35,7 @@ def run(command: Sequence[str], *, home: Path, also: Mapping[str, str] | None = 
     Linux counts the pages of the parent into a new process's peak until it has its own program,
     so whoever calls this has to stay small.
     """
-    # Without settings of Python's: a program that is installed has its modules compiled.
-    environ = {
-        name: text for name, text in os.environ.items() if not name.startswith(("HDEV_", "PYTHON"))
-    }
-    environ |= {"HOME": str(home), "PYTHONPATH": str(REPOSITORY), **(also or {})}
+    environ = {**_environ(home), **(also or {})}
     begin = time.perf_counter()
     child = subprocess.Popen(
         command,
@@ -60,6 +56,29 @@ def run(command: Sequence[str], *, home: Path, also: Mapping[str, str] | None = 
         raise RuntimeError(f"{' '.join(command)} exited with {child.returncode}: {said[-2000:]}")
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB here
     return Spent(seconds, usage.ru_maxrss * unit / 1e6)
+
+
+def first_byte(command: Sequence[str], *, home: Path) -> float:
+    """Seconds from the start of a program to the first byte that it prints; it is then ended."""
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        command, cwd=home, env=_environ(home), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        first = child.stdout.read(1)
+        seconds = time.perf_counter() - begin
+        child.kill()
+    if not first:
+        raise RuntimeError(f"{' '.join(command)} printed nothing")
+    return seconds
+
+
+def _environ(home: Path) -> dict[str, str]:
+    """An empty home, and no settings of Python's: an installed program has its modules compiled."""
+    environ = {
+        name: text for name, text in os.environ.items() if not name.startswith(("HDEV_", "PYTHON"))
+    }
+    return environ | {"HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
 
 
 @dataclass(frozen=True)

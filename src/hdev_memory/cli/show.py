@@ -159,7 +159,6 @@ def _markdown(described: Document, max_bytes: int | None) -> Iterator[str]:
 
 
 def _html(described: Document) -> str:
-    from importlib import import_module
+    from hdev_memory.review import html
 
-    page: str = import_module("hdev_memory.review.html").render(described)
-    return page
+    return html.render(described)

@@ -75,6 +75,16 @@ class AuditHead(Value, frozen=True):
     time: str
 
 
+class ApprovalLine(Value, frozen=True):
+    """What one principal decided; `counts` is False where it does not, and `reason` says why."""
+
+    principal: str
+    decision: str
+    counts: bool
+    reason: str
+    created: str
+
+
 class Heading(Value, frozen=True):
     """What is known of a plan before its actions are looked at."""
 
@@ -90,6 +100,7 @@ class Heading(Value, frozen=True):
     expires: str | None
     tool: str
     audit: AuditHead | None = None
+    approvals: tuple[ApprovalLine, ...] = ()
 
 
 class Document(Value, frozen=True):
