@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from hdev_memory import cli
+from tests.keys import Keys
 
 pytest.register_assert_rewrite("tests.backends.contract")
 
@@ -89,3 +90,9 @@ def tree_of(root: Path) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory):
+    """Real keys, the same for all tests of a process."""
+    return Keys(tmp_path_factory.mktemp("keys"))

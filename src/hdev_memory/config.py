@@ -14,11 +14,13 @@ import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from hdev_memory.backends.base import Secret, Where
+from hdev_memory.core.approval import MAX_APPROVALS, Bind, Group, Requirement, is_principal
 from hdev_memory.errors import ConfigError, UsageError
 
 PROJECT_FILE = "hdev.toml"
@@ -32,6 +34,7 @@ timeout stands for the handshake as well."""
 _KEY_FORMS = ("api_key", "api_key_env", "api_key_file", "api_key_command")
 _S3 = ("bucket", "region", "access_key_id", "secret_access_key", "endpoint_url")
 _HTTP = ("url", "timeout", *_KEY_FORMS)
+_PLAIN = ("backend", "principal", "signing_key")
 _MEMORY: dict[str, tuple[str, ...]] = {"filesystem": ("path",), "http": _HTTP, "s3": _S3}
 _ENVIRONMENT = ("endpoint", "timeout", "api_key_env", "api_key_file", "api_key_command")
 
@@ -58,11 +61,44 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class Approvals:
+    """The `[approvals]` of a project file: what approvals are asked for, and who may give them.
+
+    Paths are relative to `folder`. `agents` are principals that never count, `unattended` those
+    that may sign without a person at a terminal.
+    """
+
+    origin: str
+    folder: Path
+    requirement: Requirement
+    allowed_signers: str | None
+    revoked: str | None
+    agents: tuple[str, ...]
+    unattended: tuple[str, ...]
+
+    def shown(self) -> Iterator[tuple[str, str]]:
+        """Each setting as names and texts for people."""
+        asked = self.requirement
+        yield "require", str(asked.count)
+        for name, group in asked.groups.items():
+            yield f"groups.{name}", f"{group.require} of {', '.join(group.principals)}"
+        yield "bind", asked.bind
+        yield "exclude_author", str(asked.exclude_author).lower()
+        yield "allowed_signers", self.allowed_signers or "(none)"
+        yield "revoked", self.revoked or "(none)"
+        if asked.max_age is not None:
+            yield "max_age", f"{asked.max_age} seconds"
+        yield "agents", ", ".join(self.agents) or "(none)"
+        yield "unattended", ", ".join(self.unattended) or "(none)"
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that was found, with the strongest source of each value."""
 
     values: dict[str, Value]
     environments: dict[str, Environment]
+    approvals: Approvals | None
     cwd: Path
     home: Path
     environ: Mapping[str, str] = field(repr=False)
@@ -76,6 +112,7 @@ def load(environ: Mapping[str, str], cwd: Path, home: Path) -> Settings:
     """Read every source. Raises ConfigError naming file, line and key."""
     values: dict[str, Value] = {}
     environments: dict[str, Environment] = {}
+    approvals: Approvals | None = None
     user = home / USER_FILE
     if (text := _read(user)) is not None:
         values |= _memory(_Yaml(user, text), environ)
@@ -84,8 +121,9 @@ def load(environ: Mapping[str, str], cwd: Path, home: Path) -> Settings:
         document = _Toml(project, text)
         values |= _memory(document, environ)
         environments = _environments(document, environ)
+        approvals = _approvals(document)
     values |= dict(_from_environ(environ))
-    settings = Settings(values, environments, cwd, home, environ)
+    settings = Settings(values, environments, approvals, cwd, home, environ)
     _check(settings)
     return settings
 
@@ -142,7 +180,7 @@ class _Toml:
             reason = str(error).split(" (at")[0].lower()
             raise _wrong(path, line, "", f"is not valid TOML: {reason}") from None
         for name in self.tree:
-            if name not in ("memory", "environments"):
+            if name not in ("memory", "environments", "approvals"):
                 raise _wrong(path, self.line((name,)), name, "is not known")
 
     def line(self, keys: tuple[str, ...]) -> int | None:
@@ -221,8 +259,8 @@ def _memory(document: _Toml | _Yaml, environ: Mapping[str, str]) -> dict[str, Va
         raise _wrong(document.path, document.line(("memory",)), "memory", "must hold settings")
     values: dict[str, Value] = {}
     for name, item in memory.items():
-        if name == "backend":
-            values["backend"] = _value(document, ("memory", "backend"), item)
+        if name in _PLAIN:
+            values[name] = _value(document, ("memory", name), item)
         elif name not in _MEMORY:
             line = document.line(("memory", name))
             raise _wrong(document.path, line, f"memory.{name}", "is not known")
@@ -318,8 +356,134 @@ def _environments(document: _Toml, environ: Mapping[str, str]) -> dict[str, Envi
     return found
 
 
+_SPAN = re.compile(r"([1-9][0-9]{0,5})([dhm])")
+
+
+def span(text: str) -> timedelta | None:
+    """`7d`, `12h` or `30m`; None for anything else."""
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        return None
+    unit = {"d": "days", "h": "hours", "m": "minutes"}[found.group(2)]
+    return timedelta(**{unit: int(found.group(1))})
+
+
+def approvals_in(path: Path, text: str) -> Approvals | None:
+    """The `[approvals]` of a project file, from its text; None where it has none.
+
+    Raises ConfigError naming file, line and key.
+    """
+    return _approvals(_Toml(path, text))
+
+
+def _approvals(document: _Toml) -> Approvals | None:
+    if "approvals" not in document.tree:
+        return None
+    table = _Table(document, ("approvals",), document.tree["approvals"])
+    groups = {
+        name: _group(_Table(document, ("approvals", "groups", name), item))
+        for name, item in table.table("groups").items()
+    }
+    age = table.text("max_age")
+    bind: Bind = "effect" if table.one_of("bind", ("plan", "effect")) == "effect" else "plan"
+    found = Approvals(
+        origin=str(document.path),
+        folder=document.path.parent,
+        # Whoever writes the table down and no number wants at least one.
+        requirement=Requirement(
+            count=table.number("require", 0 if groups else 1),
+            groups=groups,
+            exclude_author=table.flag("exclude_author", True),
+            bind=bind,
+            max_age=table.seconds("max_age", age) if age is not None else None,
+        ),
+        allowed_signers=table.text("allowed_signers"),
+        revoked=table.text("revoked"),
+        agents=table.principals("agents"),
+        unattended=table.principals("unattended"),
+    )
+    table.end()
+    return found
+
+
+def _group(table: _Table) -> Group:
+    found = Group(principals=table.principals("principals"), require=table.number("require", 1))
+    table.end()
+    if not 1 <= found.require <= len(found.principals):
+        raise table.wrong("require", "is not between 1 and the number of its principals")
+    return found
+
+
+class _Table:
+    """A table of the project file, read strictly: each setting once, none left over."""
+
+    def __init__(self, document: _Toml, keys: tuple[str, ...], tree: Any) -> None:
+        self._document = document
+        self._keys = keys
+        if not isinstance(tree, dict):
+            raise _wrong(document.path, document.line(keys), ".".join(keys), "must be a table")
+        self._left: dict[str, Any] = dict(tree)
+
+    def wrong(self, name: str, why: str) -> ConfigError:
+        keys = (*self._keys, name)
+        line = self._document.line(keys) or self._document.line(self._keys)
+        return _wrong(self._document.path, line, ".".join(keys), why)
+
+    def text(self, name: str) -> str | None:
+        found = self._left.pop(name, None)
+        if found is not None and (not isinstance(found, str) or not found or "\0" in found):
+            raise self.wrong(name, "must be a text that is not empty")
+        return found
+
+    def one_of(self, name: str, choices: tuple[str, ...]) -> str:
+        found = self.text(name)
+        if found is not None and found not in choices:
+            raise self.wrong(name, f"is none of {', '.join(choices)}")
+        return found if found is not None else choices[0]
+
+    def number(self, name: str, default: int) -> int:
+        found = self._left.pop(name, default)
+        if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= MAX_APPROVALS:
+            raise self.wrong(name, f"must be a number from 0 to {MAX_APPROVALS}")
+        return found
+
+    def flag(self, name: str, default: bool) -> bool:
+        found = self._left.pop(name, default)
+        if not isinstance(found, bool):
+            raise self.wrong(name, "must be true or false")
+        return found
+
+    def seconds(self, name: str, text: str) -> int:
+        found = span(text)
+        if found is None:
+            raise self.wrong(name, "must be a time span such as 72h or 7d")
+        return int(found.total_seconds())
+
+    def principals(self, name: str) -> tuple[str, ...]:
+        found = self._left.pop(name, [])
+        if not isinstance(found, list) or not all(
+            isinstance(item, str) and is_principal(item) for item in found
+        ):
+            raise self.wrong(name, "must be a list of principals, each a plain name")
+        if len({item.lower() for item in found}) != len(found):
+            raise self.wrong(name, "names a principal twice")
+        return tuple(found)
+
+    def table(self, name: str) -> dict[str, Any]:
+        found = self._left.pop(name, {})
+        if not isinstance(found, dict):
+            raise self.wrong(name, "must be a table")
+        return found
+
+    def end(self) -> None:
+        for name in self._left:
+            raise self.wrong(name, "is not known")
+
+
 _ENVIRON_NAMES = {
     "HDEV_MEMORY_BACKEND": "backend",
+    "HDEV_MEMORY_PRINCIPAL": "principal",
+    "HDEV_MEMORY_SIGNING_KEY": "signing_key",
     "HDEV_MEMORY_FILESYSTEM_PATH": "filesystem.path",
     "HDEV_MEMORY_HTTP_URL": "http.url",
     "HDEV_MEMORY_HTTP_TIMEOUT": "http.timeout",
@@ -413,6 +577,9 @@ def _check(settings: Settings) -> None:
     backend = settings.values.get("backend")
     if backend is not None and backend.value not in ("filesystem", "http", "ephemeral"):
         raise _bad_value("backend", backend, "is none of filesystem, http, ephemeral")
+    principal = settings.values.get("principal")
+    if principal is not None and not is_principal(principal.value):
+        raise _bad_value("principal", principal, "is no plain name of a principal")
     url = settings.values.get("http.url")
     if url is not None and not _is_url(url.value):
         raise _bad_value("http.url", url, "is not an http or https URL")

@@ -7,6 +7,8 @@ HdevError                     1   something failed, nothing was written
 ├── DriftError                3   the world is not what the plan says; nothing was written
 ├── PartialError              4   some entries failed, or the run was stopped; apply again
 ├── PolicyError               5   a guard or a policy refused
+├── ApprovalError             6   approvals are missing, do not count, or the plan was rejected
+│   └── TrustError            6   what approvals are judged by is missing, wrong or out of reach
 ├── LockedError               7   somebody else holds the plan, or the target
 ├── PlanError                 8   plan damaged, edited, expired, or for another target
 ├── AuditError                8   audit log damaged or edited
@@ -59,6 +61,14 @@ class PartialError(HdevError):
 
 class PolicyError(HdevError):
     exit_code = 5
+
+
+class ApprovalError(HdevError):
+    exit_code = 6
+
+
+class TrustError(ApprovalError):
+    exit_code = 6
 
 
 class LockedError(HdevError):

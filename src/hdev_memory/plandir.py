@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, Literal
 
@@ -27,6 +30,12 @@ from hdev_memory.backends.base import (
 )
 from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.core import audit
+from hdev_memory.core.approval import (
+    MAX_APPROVALS,
+    MAX_SIGNATURE_BYTES,
+    MAX_STATEMENT_BYTES,
+    Counted,
+)
 from hdev_memory.core.diff import AnyAction
 from hdev_memory.core.entry import Entry, EntryState, Normalisation, State, Value
 from hdev_memory.core.plan import (
@@ -39,6 +48,7 @@ from hdev_memory.core.plan import (
     plan_id,
 )
 from hdev_memory.errors import (
+    ApprovalError,
     AuditError,
     HdevError,
     LockedError,
@@ -52,6 +62,10 @@ REVIEW = "review.md"
 AUDIT = "audit.jsonl"
 RECEIPT = "receipt.json"
 LOCK = ".lock"
+APPROVALS = "approvals"
+SIGNATURE = ".sig"
+"""Behind the name of a statement, the name of its signature."""
+
 BACKUP = "backup"
 """A folder store of its own: every entry as it was before the plan changed it."""
 
@@ -153,7 +167,7 @@ def create(
         opened = OpenPlan(draft)
         durable.write_stream(draft / REVIEW, iter([review(opened).encode()]))
         durable.write_stream(draft / ".gitignore", iter([b"backup/\n.lock\n"]))
-        (draft / "approvals").mkdir()
+        (draft / APPROVALS).mkdir()
         draft.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a plan is there to be shared
         with Journal(draft) as journal:  # syncs the names in the folder, its own the last of them
             if record is not None:
@@ -205,7 +219,8 @@ def free_name(plans: Path, stem: str) -> Path:
 class Receipt(Value, frozen=True):
     """What a run came to, and the head of the log behind it: the anchor of `audit verify`.
 
-    `durability` is `none` where the run was told not to sync what it wrote into the target.
+    `approvals` are those that counted for it. `durability` is `none` where the run was told not to
+    sync what it wrote into the target.
     """
 
     format: str
@@ -218,6 +233,7 @@ class Receipt(Value, frozen=True):
     counts: dict[str, int]
     head: audit.Headmark
     durability: Literal["full", "none"] = "full"
+    approvals: tuple[Counted, ...] = ()
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
@@ -254,6 +270,7 @@ class Journal(Closing):
     """The audit log of one plan, open for appending; the file is the journal of apply as well.
 
     records   the beginnings and ends of earlier runs
+    rejections   what was logged of statements that reject the plan
     open      key -> the intent of a change whose outcome is not known
     """
 
@@ -269,6 +286,7 @@ class Journal(Closing):
         self._plan = plan
         self._broken = False
         self.records: list[audit.Record] = []
+        self.rejections: list[audit.Record] = []
         self.open: dict[str, audit.Record] = {}
         self.torn = ""
         try:
@@ -325,6 +343,8 @@ class Journal(Closing):
         match record.event:
             case "started" | "resumed" | "finished" | "stopped" | "planned":
                 self.records.append(record)
+            case "rejected":
+                self.rejections.append(record)
             case "intent":
                 self.open[record.key] = record
             case "done" | "drift":
@@ -518,6 +538,103 @@ def read_audit(folder: Path) -> Iterator[tuple[audit.Record, audit.Headmark]]:
         raise AuditError(
             "The audit log cannot be read.", why=f"{path}: {error.strerror}."
         ) from None
+
+
+class Signed(Value, frozen=True):
+    """A statement and its signature as they lie in a plan's folder; neither has been checked."""
+
+    name: str
+    statement: bytes
+    signature: bytes
+
+
+class Stray(Value, frozen=True):
+    """Something among the approvals that is no pair of statement and signature."""
+
+    name: str
+    why: str
+
+
+_MAX_APPROVAL_FILES = 4 * MAX_APPROVALS
+
+
+def read_approvals(folder: Path) -> Iterator[Signed | Stray]:
+    """What lies among a plan's approvals, by name. A missing folder holds none.
+
+    No link is followed, and nothing is read beyond its limit. Raises ApprovalError when the folder
+    cannot be read or holds more than anybody would put there.
+    """
+    try:
+        above = os.open(
+            folder / APPROVALS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        )
+    except FileNotFoundError:
+        return  # git keeps no empty folder
+    except OSError as error:
+        raise _unreadable_approvals(folder, f"{error.strerror}") from None
+    try:
+        names = list(islice(_approval_names(above), _MAX_APPROVAL_FILES + 1))
+        statements = sorted(name for name in names if name.endswith(".json"))
+        if len(names) > _MAX_APPROVAL_FILES or len(statements) > MAX_APPROVALS:
+            raise _unreadable_approvals(folder, f"It holds more than {MAX_APPROVALS} statements")
+        signatures = {name + SIGNATURE for name in statements}
+        for name in statements:
+            try:
+                statement = _read_file(above, name, MAX_STATEMENT_BYTES)
+                signature = _read_file(above, name + SIGNATURE, MAX_SIGNATURE_BYTES)
+            except FileNotFoundError:
+                yield Stray(os.fsencode(name).decode(errors="replace"), "it is not signed")
+            except OSError as error:
+                yield Stray(
+                    os.fsencode(name).decode(errors="replace"),
+                    f"it or its signature cannot be read: {error.strerror}",
+                )
+            else:
+                yield Signed(name, statement, signature)
+        for name in sorted(set(names) - signatures - set(statements)):
+            yield Stray(os.fsencode(name).decode(errors="replace"), "it is no approval")
+    except OSError as error:
+        raise _unreadable_approvals(folder, f"{error.strerror}") from None
+    finally:
+        os.close(above)
+
+
+def _approval_names(above: int) -> Iterator[str]:
+    with os.scandir(above) as found:
+        for entry in found:
+            if entry.name != ".gitkeep" and not entry.name.startswith(durable.STAGED_PREFIX):
+                yield entry.name
+
+
+def _read_file(above: int, name: str, limit: int) -> bytes:
+    """A regular file of at most `limit` bytes, without following a link or waiting for a pipe."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(name, flags, dir_fd=above), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it is longer than {limit} bytes")
+    return content
+
+
+def _unreadable_approvals(folder: Path, why: str) -> ApprovalError:
+    return ApprovalError(
+        "The plan's approvals cannot be read.",
+        why=f"{folder / APPROVALS}: {why}.",
+        hint="Look at that folder; it holds a statement and a signature for each approval.",
+    )
+
+
+def write_approval(folder: Path, approval: Signed) -> None:
+    """Put an approval into a plan's folder, durably; its signature first, so that no statement is
+    ever without one. Raises OSError."""
+    place = folder / APPROVALS
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link", str(place))
+    durable.make_folders(place)
+    durable.write_whole(place / (approval.name + SIGNATURE), approval.signature)
+    durable.write_whole(place / approval.name, approval.statement)
 
 
 class Lock(Closing):

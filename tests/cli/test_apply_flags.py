@@ -131,8 +131,8 @@ def test_a_server_decides_its_durability_itself(hdev, planned, tmp_path):
 @pytest.mark.parametrize(
     "flag",
     [
-        "--policy=p.toml", "--require-approvals=2", "--allowed-signers=f", "--trust-ref=main",
-        "--sign-receipt=k", "--parallelism=0", "--parallelism=many", "--durability=some",
+        "--policy=p.toml", "--sign-receipt=k", "--parallelism=0", "--parallelism=many",
+        "--durability=some",
     ],
 )  # fmt: skip
 def test_what_is_not_there_yet_is_refused_and_never_ignored(hdev, planned, flag):

@@ -23,6 +23,8 @@ _INTERRUPTED = 130
 COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("plan:plan", "Compare two memories and write a plan to review."),
     "show": ("show:show", "Show a plan for review."),
+    "approve": ("approve:approve", "Sign that a plan may, or must not, be applied."),
+    "approvals": ("approvals:approvals", "List a plan's approvals, and what each is worth."),
     "apply": ("apply:apply", "Carry out exactly a plan, if nothing has drifted."),
     "verify": ("verify:verify", "Re-read the target and compare it with a plan."),
     "rollback": ("rollback:rollback", "Write a plan that undoes another one."),

@@ -45,19 +45,23 @@ def apply(
             help="Go on where the target protects other writers less well than the plan says.",
         ),
     ] = False,
+    allowed_signers: flags.AllowedSigners = None,
+    require_approvals: flags.RequireApprovals = None,
+    trust_ref: flags.TrustRef = None,
     json: flags.Json = False,
     json_into: flags.JsonInto = None,
 ) -> int:
     """Carry out exactly PLAN, if neither end has drifted; run it again to resume.
 
     Every action is compared with both ends before the first write, and each entry once more at the
-    moment of its write. The paths and URLs tell where the ends lie on this machine.
+    moment of its write. The paths and URLs tell where the ends lie on this machine. Where approvals
+    are asked for, by hdev.toml or by a flag, they must be there and count (exit 6).
     """
     import contextlib
 
     from hdev_memory import apply as engine
     from hdev_memory import plandir
-    from hdev_memory.cli import context, eventlines, steps
+    from hdev_memory.cli import context, eventlines, gate, steps
     from hdev_memory.config import EndFlags, resolve
 
     with contextlib.ExitStack() as stack:
@@ -68,6 +72,7 @@ def apply(
         journal = stack.enter_context(steps.held(opened, patience))
         shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
         settings = context.settings()
+        asked = gate.Asked(allowed_signers, require_approvals, trust_ref)
         source, target = steps.ends_of(
             settings,
             opened,
@@ -108,6 +113,7 @@ def apply(
                     opened,
                     ends,
                     journal,
+                    approvals=lambda: gate.check(opened, settings, asked, journal, lines),
                     keep_going=keep_going,
                     durability=durability,
                     allow_unguarded=allow_unguarded,

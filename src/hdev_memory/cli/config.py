@@ -25,6 +25,11 @@ def config_show(json: flags.Json = False) -> int:
         (name, "(set)" if name in secret else value.value, value.origin)
         for name, value in sorted({**defaults, **settings.values}.items())
     ]
+    if settings.approvals is not None:
+        rows += [
+            (f"approvals.{name}", value, settings.approvals.origin)
+            for name, value in settings.approvals.shown()
+        ]
     environments = [
         (item.name, item.endpoint, "(set)" if item.key else "(none)", item.origin)
         for item in settings.environments.values()

@@ -17,6 +17,7 @@ from typing import IO, Literal
 import msgspec
 
 from hdev_memory import __version__
+from hdev_memory.core.approval import Decision, Worth
 from hdev_memory.core.entry import Value
 from hdev_memory.core.plan import Summary
 from hdev_memory.errors import HdevError
@@ -78,6 +79,17 @@ class KeptAside(Line, frozen=True, tag="kept"):
     name: str
 
 
+class Approval(Line, frozen=True, tag="approval"):
+    """What one file among a plan's approvals is worth, and why."""
+
+    name: str
+    principal: str
+    decision: str
+    worth: Worth
+    why: str
+    comment: str
+
+
 class Endpoint(Line, frozen=True, tag="endpoint"):
     """What opening the endpoint of an environment came to."""
 
@@ -126,6 +138,31 @@ class VerifyEnding(Ending, frozen=True, tag="summary"):
     as_planned: int
     differ: int
     command: Literal["verify"] = "verify"
+
+
+class ApproveEnding(Ending, frozen=True, tag="summary"):
+    """`worth` is null where nobody has said who may sign; `head` is the log's."""
+
+    plan: str
+    plan_id: str
+    decision: Decision
+    name: str
+    principal: str
+    worth: Worth | None
+    why: str
+    head: str
+    command: Literal["approve"] = "approve"
+
+
+class ApprovalsEnding(Ending, frozen=True, tag="summary"):
+    """`missing` says in words what keeps the plan from being applied."""
+
+    plan_id: str
+    required: int
+    counted: int
+    allowed: bool
+    missing: tuple[str, ...]
+    command: Literal["approvals"] = "approvals"
 
 
 class MigrateEnding(Ending, frozen=True, tag="summary"):

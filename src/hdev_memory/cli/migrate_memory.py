@@ -73,11 +73,13 @@ def run_migration(
 ) -> int:
     """Migrate, print the statistics, and return the exit status. Raises HdevError."""
     from hdev_memory import apply as engine
-    from hdev_memory.cli import context, eventlines, steps
+    from hdev_memory.cli import context, eventlines, gate, steps
     from hdev_memory.config import resolve
     from hdev_memory.core.diff import Blocked
 
     lines = lines if lines is not None else eventlines.Lines(json=False)
+    if not dry_run:
+        gate.refuse_one_step(settings)
     resolved = resolve(
         settings,
         source,
@@ -88,7 +90,12 @@ def run_migration(
     )
     for warning in resolved.warnings:
         context.warn(warning)
-    wish = steps.Wish(overwrite=overwrite, delete=delete, max_delete=max_delete)
+    wish = steps.Wish(
+        overwrite=overwrite,
+        delete=delete,
+        max_delete=max_delete,
+        author=settings.get("principal"),
+    )
     with (
         steps.opened_ends(resolved.source, resolved.target) as ends,
         steps.make_plan(resolved, ends, wish, None, plans, lines=lines) as opened,
@@ -102,7 +109,12 @@ def run_migration(
             with steps.held(opened) as journal:
                 try:
                     outcome, receipt = steps.carry_out(
-                        opened, ends, journal, keep_going=True, lines=lines
+                        opened,
+                        ends,
+                        journal,
+                        approvals=lambda: (),  # none are required: that was asked first
+                        keep_going=True,
+                        lines=lines,
                     )
                 except engine.DriftFound as error:
                     steps.tell_drift(error, opened, ends, lines)

@@ -80,3 +80,25 @@ Expect = Annotated[
 KeepGoing = Annotated[
     bool, typer.Option("--keep-going", help="Go on when an entry fails, and report each.")
 ]
+AllowedSigners = Annotated[
+    Path | None,
+    typer.Option(
+        "--allowed-signers", metavar="FILE", help="Whose keys may approve, as ssh-keygen reads it."
+    ),
+]
+RequireApprovals = Annotated[
+    int | None,
+    typer.Option(
+        "--require-approvals", metavar="N", min=0, max=64, help="Refuse with fewer approvals."
+    ),
+]
+TrustRef = Annotated[
+    str | None,
+    typer.Option("--trust-ref", metavar="REF", help="Read what judges the plan from this git ref."),
+]
+Author = Annotated[
+    str | None,
+    typer.Option(
+        "--principal", metavar="NAME", help="Who makes the plan, as allowed_signers has it."
+    ),
+]

@@ -57,6 +57,7 @@ def plan(
         bool,
         typer.Option("--no-cache", help="Accepted; there is no cache yet: everything is read."),
     ] = False,
+    principal: flags.Author = None,
     insecure_http: flags.InsecureHttp = False,
     parallelism: flags.Parallelism = None,
     json: flags.Json = False,
@@ -81,8 +82,9 @@ def plan(
         if target_endpoint and target:
             raise UsageError("The target was given twice.", hint="Drop TARGET, or --target.")
         shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
+        settings = context.settings()
         resolved = resolve(
-            context.settings(),
+            settings,
             EndFlags(source_endpoint or source, None, source_path, source_url, own_source),
             EndFlags(target_endpoint or target, None, target_path, target_url, own_target),
             shared_api_key=shared,
@@ -99,6 +101,7 @@ def plan(
             tuple(include or ()),
             tuple(exclude or ()),
             expires,
+            steps.author(settings, principal),
         )
         ends = stack.enter_context(steps.opened_ends(resolved.source, resolved.target))
         review = steps.Reviewer(ends, content=not no_content)

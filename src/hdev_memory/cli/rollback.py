@@ -22,6 +22,7 @@ def rollback(
     expires: Annotated[
         str, typer.Option("--expires", metavar="SPAN", help="7d, 12h, 30m or never.")
     ] = "7d",
+    principal: flags.Author = None,
     target_path: flags.TargetPath = None,
     target_url: flags.TargetUrl = None,
     api_key: flags.ApiKey = None,
@@ -101,7 +102,12 @@ def rollback(
             steps.make_plan(
                 Resolved(source_end, target_end, ()),
                 ends,
-                steps.Wish(overwrite=True, delete=True, expires=expires),
+                steps.Wish(
+                    overwrite=True,
+                    delete=True,
+                    expires=expires,
+                    author=steps.author(settings, principal),
+                ),
                 out,
                 Path("plans"),
                 review=reviewer,

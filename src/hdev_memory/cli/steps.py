@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -34,7 +34,9 @@ from hdev_memory.cli.context import (
 )
 from hdev_memory.cli.eventlines import ApplyEnding, Drift, Failed, KeptAside, Lines, PlanEnding
 from hdev_memory.cli.progress import Shown
-from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings, resolve
+from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings, resolve, span
+from hdev_memory.core.approval import Counted, Statement, encode, is_principal, used
+from hdev_memory.core.digest import sha256
 from hdev_memory.core.plan import End, Limits, Options, Provenance
 from hdev_memory.errors import HdevError, LockedError, PlanError, UsageError
 from hdev_memory.review import document, markdown, metadata, reading
@@ -57,15 +59,25 @@ def parse_expiry(text: str, *, flag: str = "--expires") -> timedelta | None:
     """`7d`, `12h`, `30m` or `never`; raises UsageError."""
     if text == "never":
         return None
-    found = re.fullmatch(r"([1-9][0-9]{0,5})([dhm])", text)
+    found = span(text)
     if found is None:
         raise UsageError(
             "This is not a time span.",
             why=f"{flag} was {text!r}.",
             hint="Give for example 7d, 12h, 30m or never.",
         )
-    unit = {"d": "days", "h": "hours", "m": "minutes"}[found.group(2)]
-    return timedelta(**{unit: int(found.group(1))})
+    return found
+
+
+def author(settings: Settings, given: str | None) -> str | None:
+    """The principal who makes a plan: given, else configured. Raises UsageError."""
+    if given is not None and not is_principal(given):
+        raise UsageError(
+            "This is not the name of a principal.",
+            why=f"--principal was {given!r}.",
+            hint="Write it as it stands in allowed_signers, for example ann@example.com.",
+        )
+    return given if given is not None else settings.get("principal")
 
 
 def parse_wait(text: str) -> float:
@@ -91,6 +103,7 @@ class Wish:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     expires: str = DEFAULT_EXPIRY
+    author: str | None = None
 
     def options(self) -> Options:
         if self.max_delete is not None:
@@ -198,6 +211,7 @@ def make_plan(
             created=instant(created),
             expires=instant(created + expiry) if expiry is not None else None,
             tool=f"hdev-memory {__version__}",
+            author=wish.author,
         ),
         home=str(home()),
     )
@@ -233,7 +247,6 @@ def new_run(
     *,
     keep_going: bool = False,
     stop: Stopper | None = None,
-    remark: str = "",
     allow_unguarded: bool = False,
     patience: Patience | None = None,
 ) -> engine.Run:
@@ -242,7 +255,6 @@ def new_run(
         run=secrets.token_hex(8),
         actor=actor(),
         now=now,
-        remark=remark,
         allow_unguarded=allow_unguarded,
         wait_for_lock=(patience or Patience()).again,
         keep_going=keep_going,
@@ -346,20 +358,23 @@ def carry_out(
     ends: tuple[Backend, Backend],
     journal: plandir.Journal,
     *,
+    approvals: Callable[[], tuple[Counted, ...]],
     keep_going: bool = False,
     durability: Durability = "full",
     allow_unguarded: bool = False,
     patience: Patience | None = None,
     lines: Lines | None = None,
 ) -> tuple[engine.Outcome, plandir.Receipt]:
-    """Apply, and write the receipt. Raises HdevError only where nothing was written."""
+    """Apply, and write the receipt. Raises HdevError only where nothing was written.
+
+    `approvals` tells which ones count, or raises what refuses the plan; see `gate`.
+    """
     plan = opened.plan
-    remark = UNSYNCED if durability == "none" else ""
+    remarks = [UNSYNCED] if durability == "none" else []
     with Stopper().installed() as stop:
         run = new_run(
             keep_going=keep_going,
             stop=stop,
-            remark=remark,
             allow_unguarded=allow_unguarded,
             patience=patience,
         )
@@ -367,9 +382,13 @@ def carry_out(
             engine.check_ends(plan.head, *ends)
             planning.refuse_same_store(*ends)
             engine.check_expiry(plan, now())
+            counted = approvals()
         except HdevError as error:
             refuse(journal, opened, run, error)
             raise
+        if counted:
+            remarks.append(used(counted))
+        run = replace(run, remark="; ".join(remarks))
         with Shown(lines) as shown:
             outcome = engine.apply(opened, ends[0], ends[1], journal, run, shown.emit)
         receipt = plandir.Receipt(
@@ -393,6 +412,7 @@ def carry_out(
             },
             head=journal.head,
             durability=durability,
+            approvals=counted,
         )
         plandir.write_receipt(opened.folder, receipt)
     return outcome, receipt
@@ -410,6 +430,32 @@ def refuse(
         evidence=str(error)[:2000],
     )
     journal.append([record])
+
+
+def record_approval(
+    opened: plandir.OpenPlan, journal: plandir.Journal, statement: Statement, key: str
+) -> None:
+    """Record that somebody has decided, before the statement is put among the approvals."""
+    record = engine.make_record(
+        "approved" if statement.decision == "approve" else "rejected",
+        plan_id=opened.plan.plan_id,
+        run=new_run(),
+        reason=inert(statement.comment)[:2000],
+        evidence=f"{statement.principal} {key} statement {sha256(encode(statement))}",
+    )
+    journal.append([record])
+
+
+def put_approval(opened: plandir.OpenPlan, signed: plandir.Signed) -> None:
+    """Put a signed statement among the approvals. Raises HdevError."""
+    try:
+        plandir.write_approval(opened.folder, signed)
+    except OSError as error:
+        raise HdevError(
+            "The statement was signed and logged, but it could not be written.",
+            why=f"{error.filename or opened.folder}: {error.strerror}.",
+            hint="Make the plan's folder writable, then run the command again.",
+        ) from None
 
 
 def record_pruned(opened: plandir.OpenPlan, journal: plandir.Journal, kept: plandir.Kept) -> None:

@@ -23,6 +23,7 @@ GENESIS = "0" * 64
 Event = Literal[
     "planned",
     "approved",
+    "rejected",
     "refused",
     "started",
     "resumed",

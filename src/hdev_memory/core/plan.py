@@ -41,8 +41,11 @@ FORMAT = "hdev-plan/1"
 MAX_LINE_BYTES = 64 * 1024
 """No line of a plan is longer; a longer one is refused before it is decoded."""
 
-Instant = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
-"""A point in time as RFC 3339 in UTC, to the second."""
+Instant = Annotated[
+    str,
+    msgspec.Meta(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z"),
+]
+"""A point in time as RFC 3339 in UTC, to the second; two of them compare as texts."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -126,12 +129,20 @@ class Finding(Value, frozen=True):
     text: str
 
 
-class Provenance(Value, frozen=True):
-    """When and with what the plan was made; `expires` is null for a plan that does not."""
+Principal = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._@+=-]{0,127}\Z")]
+"""Who signs or makes a plan: a name as in `allowed_signers`, fit for a file's name as it stands."""
+
+
+class Provenance(Value, frozen=True, omit_defaults=True):
+    """When, with what and by whom the plan was made; `expires` is null for a plan that does not.
+
+    `author` is left out where nobody said who it is.
+    """
 
     created: Instant
     expires: Instant | None
     tool: str
+    author: Principal | None = None
 
 
 class Tail(Value, frozen=True):
