@@ -17,9 +17,9 @@ MESSAGE = b'{"a":"statement"}\n'
 ENVIRON = {"PATH": os.environ["PATH"]}
 
 
-def root(*lines, revoked=None):
+def root(*lines, revoked=b""):
     text = "".join(f"{line}\n" for line in lines)
-    return signing.TrustRoot(signing.parse_signers(text.encode(), "signers"), "signers", revoked)
+    return signing.TrustRoot(signing.parse_signers(text.encode(), "signers"), revoked)
 
 
 def verified(trusted, signature, principal="ann@x", *, message=MESSAGE, now=NOW):
@@ -123,7 +123,7 @@ REFUSED = [
 )
 def test_a_signature_that_proves_nothing_says_why(keys, line, given, why):
     listed = line.format(ann=keys.public("ann"), bob=keys.public("bob"))
-    revoked = None
+    revoked = b""
     if "revoked" in given:
         revoked = (keys.public(given["revoked"]) if given["revoked"] else "garbage").encode()
     signature = keys.sign("ann", MESSAGE, given.get("namespace", signing.NAMESPACE))

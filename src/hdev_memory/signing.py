@@ -77,11 +77,10 @@ class Signer:
 
 @dataclass(frozen=True)
 class TrustRoot:
-    """Who may sign: the signers, the file they were read from, and the keys that are revoked."""
+    """Who may sign, and a file of keys that are revoked."""
 
     signers: tuple[Signer, ...]
-    origin: str
-    revoked: bytes | None = None
+    revoked: bytes = b""
 
 
 def parse_signers(raw: bytes, origin: str) -> tuple[Signer, ...]:
@@ -184,7 +183,7 @@ def self_signed(signature: bytes, principal: str) -> TrustRoot:
     key = signing_key(signature)
     (kind,) = _strings(key, 1) or (b"",)
     text = f"{kind.decode(errors='replace')} {base64.b64encode(key).decode()}"
-    return TrustRoot((Signer(1, (principal,), (), key, text),), "")
+    return TrustRoot((Signer(1, (principal,), (), key, text),))
 
 
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----\n", "-----END SSH SIGNATURE-----\n"
@@ -241,7 +240,7 @@ class Verifier:
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="hdev-trust-")
         self._place = Path(self._folder.name)
-        (self._place / "revoked").write_bytes(self._root.revoked or b"")
+        (self._place / "revoked").write_bytes(self._root.revoked)
         return self
 
     def __exit__(

@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 import shutil
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
+import msgspec
 import pexpect
 import pytest
 from tests import keys as made
@@ -13,7 +17,7 @@ from tests.conftest import put_entry, tree_of
 from tests.processes import PROGRAM
 from tests.test_trust import Repository
 
-from hdev_memory import plandir
+from hdev_memory import plandir, signing
 from hdev_memory.core import approval
 
 REQUIRE_TWO = """
@@ -590,6 +594,80 @@ def test_who_signs_with_what_may_be_configured(world, monkeypatch):
     assert world.hdev("approve", "p", "--yes").status == 64
 
 
+def changed(said):
+    """The statement with one member after the other changed."""
+    other = {
+        "decision": "reject", "plan": "sha256:" + "0" * 64, "effect": "0" * 64,
+        "target": approval.Target("http", "https://h", None), "principal": "cid@x",
+        "role": "agent", "comment": "more", "created": "2026-01-01T00:00:00Z",
+        "expires": "2098-01-01T00:00:00Z", "nonce": "0" * 32,
+    }  # fmt: skip
+    assert {*other, "format"} == set(said.__struct_fields__)
+    for member, value in other.items():
+        more = {"expires": None} if member == "decision" else {}
+        yield member, msgspec.structs.replace(said, **{member: value}, **more)
+
+
+def test_a_change_of_any_member_of_a_statement_takes_its_worth(world):
+    world.signers("ann@x,cid@x ann")
+    said = made.statement(world.about(), "ann@x")
+    signature = world.keys.sign("ann", approval.encode(said))
+    plandir.write_approval(world.plan, plandir.Signed(said.name, approval.encode(said), signature))
+    assert world.hdev("approvals", "p", "--json").json["counted"] == 1, "it counts unchanged"
+    shutil.rmtree(world.plan / "approvals")
+    for member, other in changed(said):
+        raw = approval.encode(other)
+        plandir.write_approval(world.plan, plandir.Signed(other.name, raw, signature))
+        listed = world.hdev("approvals", "p", "--json")
+        assert listed.json["missing"] == ["0 of 2 approvals count"], member
+        assert all("does not fit it" in line["why"] for line in listed.lines("approval")), member
+
+
+def test_a_clone_without_the_empty_folder_takes_approvals(world):
+    """git keeps no empty folder."""
+    (world.plan / "approvals").rmdir()
+    assert world.apply().status == 6
+    assert approve(world, "ann", "--yes").status == 0
+    assert approve(world, "bob", "--yes").status == 0
+
+    assert world.apply().status == 0
+
+
+def test_an_approval_that_cannot_be_written_says_so_and_grants_nothing(world):
+    (world.plan / "approvals").rmdir()
+    (world.plan / "approvals").write_text("in the way")
+    result = approve(world, "ann", "--yes")
+
+    assert result.status == 1
+    assert "signed and logged, but it could not be written" in result.err
+    assert world.apply().status == 6
+
+
+def test_a_comment_cannot_do_anything_to_a_terminal(world):
+    comment = "fine\x1b[2J\u202e\n@everybody"
+    assert approve(world, "ann", "--yes", "--comment", comment).status == 0
+    listed = world.hdev("approvals", "p")
+    shown = world.hdev("audit", "show", "p")
+
+    for text in (listed.out, shown.out):
+        assert "fine\\u{1b}[2J\\u{202e}\\u{a}@everybody" in text
+
+
+def test_an_ssh_agent_signs_for_a_public_key(world, tmp_path, monkeypatch):
+    private = world.keys.private("in-agent")
+    public = tmp_path / "only.pub"
+    public.write_text(world.keys.public("in-agent") + "\n")
+    world.signers("ann@x in-agent")
+    with made.Agent(tmp_path) as environ:
+        subprocess.run(["ssh-add", "-q", private], env=environ, check=True, timeout=50)
+        monkeypatch.setenv("SSH_AUTH_SOCK", environ["SSH_AUTH_SOCK"])
+        words = ("--key", public, "--principal", "ann@x", "--yes", "--json")
+        result = world.hdev("approve", "p", *words)
+
+    assert result.status == 0, result.err
+    assert result.json["worth"] == "counts"
+
+
 def test_an_agent_approves_and_is_told_that_it_does_not_count(world):
     result = approve(world, "bot", "--yes", "--json")
 
@@ -803,6 +881,20 @@ def test_a_wrong_table_is_refused_with_its_place(world, line, why):
     assert "hdev.toml:" in result.err
     assert why in result.err
     assert world.apply().status == 1
+
+
+def test_the_tables_of_the_documentation_are_as_it_says(world):
+    text = (Path(__file__).parents[2] / "docs/approvals.md").read_text()
+    (table,) = re.findall(r"^   ```toml\n(.*?)^   ```$", text, re.M | re.S)
+    world.configure(textwrap.dedent(table).replace("keys/", ""))
+    shown = world.hdev("config", "show")
+    lines = re.findall(r"^   (\w\S+@example.com \S+) \S+ AAAA", text, re.M)
+
+    assert world.hdev("config", "check").status == 0
+    assert "approvals.groups.legal = 1 of dee@example.com, eve@example.com" in shown.out
+    assert len(lines) == 2
+    for line in lines:
+        signing.parse_signers(f"{line} {world.keys.public('ann')}\n".encode(), "docs")
 
 
 def test_the_configuration_is_shown(world):

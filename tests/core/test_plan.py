@@ -96,6 +96,20 @@ def test_a_plan_comes_back_as_it_was(actions):
     assert list(actions_of(raw.splitlines(keepends=True))) == actions
 
 
+def test_a_plan_may_say_who_made_it_and_has_one_spelling_where_it_does_not():
+    tail = tail_of(ACTIONS)
+    named = msgspec.structs.replace(
+        tail, provenance=msgspec.structs.replace(tail.provenance, author="ann@example.com")
+    )
+    raw = b"".join(encode(HEAD, ACTIONS, lambda: named))
+    silent = reseal(plan_bytes().replace(b'"tool":"test"}', b'"tool":"test","author":null}'))
+
+    assert read(raw) == [HEAD, *ACTIONS, named]
+    for other in (silent, reseal(raw.replace(b"ann@", b"*@")), reseal(raw.replace(b"ann@", b"/"))):
+        with pytest.raises(PlanError, match="provenance"):
+            read(other)
+
+
 def test_the_same_inputs_give_the_same_bytes():
     assert plan_bytes() == plan_bytes()
 

@@ -17,6 +17,7 @@ TAMPERING = "tests/survival/test_tampering.py"
 INERT = "tests/survival/test_inert.py"
 COUNTS = "tests/survival/test_counts.py"
 WORKFLOW = "tests/cli/test_workflow.py"
+APPROVALS = "tests/cli/test_approvals.py"
 CONTRACT = "tests/backends/test_contract.py"
 
 WRITE = "backends/filesystem_write.py"
@@ -411,5 +412,62 @@ BUGS = (
             ),
         ),
         "tests/cli/test_bad_input.py::test_an_expired_plan",
+    ),
+    Bug(
+        "an approval of another plan counts",
+        "P8",
+        (
+            (
+                "core/approval.py",
+                '    if requirement.bind == "plan" and said.plan != about.plan:\n',
+                "    if False:\n",
+            ),
+        ),
+        "tests/core/test_approval.py::test_what_one_is_worth",
+    ),
+    Bug(
+        "one key counts for two principals",
+        "P8",
+        (("core/approval.py", "        or one.key == other.key\n", ""),),
+        "tests/core/test_approval.py::test_principals_keys_and_nonces_are_counted_once",
+    ),
+    Bug(
+        "any key may approve",
+        "P8",
+        (
+            (
+                "signing.py",
+                "        own = [signer for signer in self._root.signers if signer.key == key]\n",
+                "        own = list(self_signed(signature, principal).signers)\n",
+            ),
+        ),
+        "tests/test_signing.py::test_trap_check_novalidate_accepts_any_key_and_is_no_way_in",
+    ),
+    Bug(
+        "a key is good when its statement says that it was",
+        "P8",
+        (
+            (
+                "cli/gate.py",
+                "verifier.verify(item.statement, item.signature, who, moment)",
+                (
+                    "verifier.verify(item.statement, item.signature, who, "
+                    "datetime.fromisoformat(statement.created))"
+                ),
+            ),
+        ),
+        f"{APPROVALS}::test_what_does_not_suffice_is_refused_told_and_logged",
+    ),
+    Bug(
+        "the rules of a pull request judge it",
+        "P8",
+        (
+            (
+                "cli/gate.py",
+                "        configured = _committed(commit, settings.cwd)\n",
+                "",
+            ),
+        ),
+        f"{APPROVALS}::test_a_pull_request_cannot_change_the_rules_that_judge_it",
     ),
 )

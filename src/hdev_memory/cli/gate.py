@@ -98,15 +98,11 @@ def _signers_place(settings: Settings, asked: Asked, configured: Approvals | Non
 
 
 def _root(files: trust.Files, signers: Path, configured: Approvals | None) -> signing.TrustRoot:
-    revoked = None
+    revoked = b""
     if configured is not None and configured.revoked is not None:
         revoked = trust.needed(files, configured.folder / configured.revoked)
-    origin = files.name(signers)
-    return signing.TrustRoot(
-        signers=signing.parse_signers(trust.needed(files, signers), origin),
-        origin=origin,
-        revoked=revoked,
-    )
+    content = trust.needed(files, signers)
+    return signing.TrustRoot(signing.parse_signers(content, files.name(signers)), revoked)
 
 
 def presented(

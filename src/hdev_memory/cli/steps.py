@@ -440,7 +440,7 @@ def record_approval(
         "approved" if statement.decision == "approve" else "rejected",
         plan_id=opened.plan.plan_id,
         run=new_run(),
-        reason=inert(statement.comment)[:2000],
+        reason=statement.comment,
         evidence=f"{statement.principal} {key} statement {sha256(encode(statement))}",
     )
     journal.append([record])
