@@ -48,6 +48,7 @@ def apply(
     allowed_signers: flags.AllowedSigners = None,
     require_approvals: flags.RequireApprovals = None,
     trust_ref: flags.TrustRef = None,
+    policy: flags.Policy = None,
     json: flags.Json = False,
     json_into: flags.JsonInto = None,
 ) -> int:
@@ -55,13 +56,15 @@ def apply(
 
     Every action is compared with both ends before the first write, and each entry once more at the
     moment of its write. The paths and URLs tell where the ends lie on this machine. Where approvals
-    are asked for, by hdev.toml or by a flag, they must be there and count (exit 6).
+    are asked for, by hdev.toml or by a flag, they must be there and count (exit 6). The plan is
+    judged by the policy that it was made under, by the project's, and by the one that is given;
+    the stricter wins (exit 5).
     """
     import contextlib
 
     from hdev_memory import apply as engine
     from hdev_memory import plandir
-    from hdev_memory.cli import context, eventlines, gate, steps
+    from hdev_memory.cli import context, eventlines, gate, policing, steps
     from hdev_memory.config import EndFlags, resolve
 
     with contextlib.ExitStack() as stack:
@@ -72,7 +75,7 @@ def apply(
         journal = stack.enter_context(steps.held(opened, patience))
         shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
         settings = context.settings()
-        asked = gate.Asked(allowed_signers, require_approvals, trust_ref)
+        asked = gate.Asked(allowed_signers, require_approvals, trust_ref, policy)
         source, target = steps.ends_of(
             settings,
             opened,
@@ -108,12 +111,14 @@ def apply(
                         "Nothing to do: this plan was applied, and the target still stands so."
                     )
                 return 0
+            gates = policing.Gates(opened, ends, settings, asked, journal, lines)
             try:
                 outcome, receipt = steps.carry_out(
                     opened,
                     ends,
                     journal,
-                    approvals=lambda: gate.check(opened, settings, asked, journal, lines),
+                    policy=gates.policy,
+                    approvals=gates.approvals,
                     keep_going=keep_going,
                     durability=durability,
                     allow_unguarded=allow_unguarded,

@@ -70,16 +70,17 @@ def approve(
         steps.check_expected(opened, expect)
         settings = context.settings()
         by = gate.rules(settings, gate.Asked())
-        who, key_file = _signer(settings, principal, key)
+        who, key_file = signer(settings, principal, key)
         statement = _statement(opened, by, who, reject=reject, comment=comment, expires=expires)
         engine.check_expiry(opened.plan, context.now())
         _refuse_author(opened, by, statement)
-        _show(opened, lines)
-        interactive = _confirm(opened, by, statement, yes=yes)
+        show(opened, lines)
+        verb = "reject" if reject else "approve"
+        interactive = confirm(opened, by, who, verb, yes=yes)
         raw = approval.encode(statement)
         signature = signing.sign(key_file, raw, settings.environ, interactive=interactive)
         signed = plandir.Signed(statement.name, raw, signature)
-        fingerprint = _verified(settings, by, who, signed)
+        fingerprint = verified(settings, by, who, signed)
         journal = stack.enter_context(steps.held(opened))
         steps.record_approval(opened, journal, statement, fingerprint)
         steps.put_approval(opened, signed)
@@ -110,7 +111,7 @@ def approve(
         return 0
 
 
-def _signer(settings: Settings, principal: str | None, key: Path | None) -> tuple[str, Path]:
+def signer(settings: Settings, principal: str | None, key: Path | None) -> tuple[str, Path]:
     """Who signs, and with which key: given, else configured. Raises UsageError."""
     from hdev_memory.cli import steps
     from hdev_memory.errors import UsageError
@@ -204,14 +205,15 @@ def _refuse_author(opened: OpenPlan, by: Rules, statement: Statement) -> None:
         )
 
 
-def _show(opened: OpenPlan, lines: Lines) -> None:
+def show(opened: OpenPlan, lines: Lines) -> None:
     """The head of the review: what would be done where, until when, and what is remarkable."""
     import sys
 
-    from hdev_memory.cli import context
+    from hdev_memory.cli import context, steps
     from hdev_memory.review import document, terminal
 
-    described = document.describe(opened, name=opened.folder.name)
+    heading = document.head(opened, name=opened.folder.name)
+    described = document.describe(opened, heading, steps.unread(opened))
     text = terminal.render(
         described, width=context.width(), colour=context.colour(sys.stdout), stat=True
     )
@@ -221,7 +223,7 @@ def _show(opened: OpenPlan, lines: Lines) -> None:
     tell(f"{text}{made}.")
 
 
-def _confirm(opened: OpenPlan, by: Rules, statement: Statement, *, yes: bool) -> bool:
+def confirm(opened: OpenPlan, by: Rules, who: str, verb: str, *, yes: bool) -> bool:
     """Whether a person at the terminal has confirmed; False where none was to be asked.
 
     Raises ApprovalError for a principal that may not sign unattended, UsageError where nobody can
@@ -233,10 +235,10 @@ def _confirm(opened: OpenPlan, by: Rules, statement: Statement, *, yes: bool) ->
     from hdev_memory.errors import ApprovalError, HdevError, UsageError
 
     if yes:
-        if not approval.among(by.unattended, statement.principal):
+        if not approval.among(by.unattended, who):
             raise ApprovalError(
                 "This principal may not sign without a person at a terminal.",
-                why=f"{statement.principal} is not among the `unattended` of [approvals].",
+                why=f"{who} is not among the `unattended` of [approvals].",
                 hint="Leave --yes out, and answer at a terminal.",
             )
         return False
@@ -246,7 +248,6 @@ def _confirm(opened: OpenPlan, by: Rules, statement: Statement, *, yes: bool) ->
             why="An approval is confirmed by a person.",
             hint="Run it at a terminal, or with --yes as an `unattended` principal.",
         )
-    verb = "reject" if statement.decision == "reject" else "approve"
     print(
         f"To {verb} it, type the first {DIGITS} hex digits of the plan id: ",
         end="",
@@ -262,7 +263,7 @@ def _confirm(opened: OpenPlan, by: Rules, statement: Statement, *, yes: bool) ->
     return True
 
 
-def _verified(settings: Settings, by: Rules, who: str, signed: Signed) -> str:
+def verified(settings: Settings, by: Rules, who: str, signed: Signed) -> str:
     """The fingerprint of the key, once its signature has been found to hold here.
 
     Raises ApprovalError where it does not. Where nobody has said who may sign, it is only held

@@ -20,6 +20,7 @@ from hdev_memory import __version__
 from hdev_memory.core.approval import Decision, Worth
 from hdev_memory.core.entry import Value
 from hdev_memory.core.plan import Summary
+from hdev_memory.core.rules import Level
 from hdev_memory.errors import HdevError
 
 FORMAT = "hdev-events/1"
@@ -88,6 +89,18 @@ class Approval(Line, frozen=True, tag="approval"):
     worth: Worth
     why: str
     comment: str
+
+
+class Finding(Line, frozen=True, tag="finding"):
+    """What a rule of a policy has found; `lifted` says that an override lets it pass."""
+
+    rule: str
+    level: Level
+    key: str | None
+    line: int | None
+    text: str
+    digest: str
+    lifted: bool
 
 
 class Endpoint(Line, frozen=True, tag="endpoint"):
@@ -163,6 +176,18 @@ class ApprovalsEnding(Ending, frozen=True, tag="summary"):
     allowed: bool
     missing: tuple[str, ...]
     command: Literal["approvals"] = "approvals"
+
+
+class OverrideEnding(Ending, frozen=True, tag="summary"):
+    """`head` is the log's."""
+
+    plan: str
+    plan_id: str
+    name: str
+    principal: str
+    findings: tuple[str, ...]
+    head: str
+    command: Literal["policy override"] = "policy override"
 
 
 class MigrateEnding(Ending, frozen=True, tag="summary"):

@@ -24,6 +24,7 @@ Event = Literal[
     "planned",
     "approved",
     "rejected",
+    "overridden",
     "refused",
     "started",
     "resumed",
