@@ -131,7 +131,7 @@ def test_a_server_decides_its_durability_itself(hdev, planned, tmp_path):
 @pytest.mark.parametrize(
     "flag",
     [
-        "--policy=p.toml", "--sign-receipt=k", "--parallelism=0", "--parallelism=many",
+        "--sign-receipt=k", "--parallelism=0", "--parallelism=many",
         "--durability=some",
     ],
 )  # fmt: skip
@@ -143,7 +143,6 @@ def test_what_is_not_there_yet_is_refused_and_never_ignored(hdev, planned, flag)
 @pytest.mark.parametrize(
     "words",
     [
-        ("plan", "filesystem:source", "filesystem:t", "--policy", "p"),
         ("show", "p", "--format", "html"),
     ],
 )

@@ -48,6 +48,7 @@ def policy_check(
     from hdev_memory import apply as engine
     from hdev_memory.backends import open_backend
     from hdev_memory.cli import context, gate, policing, steps
+    from hdev_memory.cli.show import write_out
     from hdev_memory.config import EndFlags, resolve
     from hdev_memory.review import sarif
 
@@ -76,7 +77,7 @@ def policy_check(
             case "sarif":
                 text = sarif.render(opened.plan.plan_id, __version__, found.findings, found.lifted)
         if out is not None:
-            steps.write_out(out.absolute(), text.encode())
+            write_out(out.absolute(), text.encode())
         else:
             context.say(text.removesuffix("\n"))
         return 5 if found.refusing else 0

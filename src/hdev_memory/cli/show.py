@@ -85,7 +85,25 @@ def show(
             else:
                 text = render(described)
         if out is not None:
-            steps.write_out(out.absolute(), text.encode())
+            write_out(out.absolute(), text.encode())
         else:
             context.say(text.removesuffix("\n"))
         return 2 if detailed_exitcode and opened.plan.tail.summary.writes else 0
+
+
+def write_out(path: Path, content: bytes) -> None:
+    """Replace a file whole; what is no file (a pipe, /dev/stdout) is written to as it stands."""
+    from hdev_memory import durable
+    from hdev_memory.errors import HdevError
+
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            durable.write_whole(path, content)
+    except OSError as error:
+        raise HdevError(
+            "The review cannot be written.",
+            why=f"{path}: {error.strerror}.",
+            hint="Give another file with --out.",
+        ) from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from hdev_memory import __version__, durable, plandir, planning
+from hdev_memory import __version__, plandir, planning
 from hdev_memory import apply as engine
 from hdev_memory.backends import open_backend
 from hdev_memory.backends.base import MAX_ENTRY_BYTES, Backend, Reader, Scope, Secret, Where
@@ -602,6 +602,8 @@ def compared_with_source(
 def _between(
     opened: plandir.OpenPlan, keys: Iterable[str], source: Reader, target: Reader
 ) -> dict[str, tuple[str, ...]]:
+    withheld = reading.withheld(opened)
+    keys = [key for key in keys if not withheld(key)]
     try:
         return metadata.between(keys, source, target, opened.plan.head.normalisation)
     except HdevError as error:
@@ -702,18 +704,3 @@ def tell_failures(outcome: engine.Outcome, lines: Lines) -> None:
     for name in outcome.kept:
         note(f"Kept: somebody else wrote meanwhile; those bytes are in {name} below the target.")
         lines.emit(KeptAside(name=name))
-
-
-def write_out(path: Path, content: bytes) -> None:
-    """Replace a file whole; what is no file (a pipe, /dev/stdout) is written to as it stands."""
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
-        else:
-            durable.write_whole(path, content)
-    except OSError as error:
-        raise HdevError(
-            "The review cannot be written.",
-            why=f"{path}: {error.strerror}.",
-            hint="Give another file with --out.",
-        ) from None

@@ -305,10 +305,10 @@ def _both(asked: Requirement, rule: RequireApprovals) -> Requirement:
     ages = [age for age in (asked.max_age, rule.max_age and span_seconds(rule.max_age)) if age]
     groups = dict(asked.groups)
     for name, group in rule.groups.items():
-        number = sum(known.startswith(f"policy {name}") for known in groups)
-        groups[f"policy {name}{'' if not number else f' {number}'}"] = Group(
-            principals=group.principals, require=group.require
-        )
+        free, number = f"policy {name}", 2
+        while free in groups:  # two groups of one name are asked for both
+            free, number = f"policy {name} {number}", number + 1
+        groups[free] = Group(principals=group.principals, require=group.require)
     return Requirement(
         count=max(asked.count, rule.count),
         groups=groups,

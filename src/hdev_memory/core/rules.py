@@ -260,6 +260,12 @@ class _File:
             raise wrong(self._origin, 1, f"it is longer than {MAX_POLICY_BYTES} bytes")
         return policy
 
+    def _converted(self, keys: tuple[str, ...], value: Any, kind: Any) -> Any:
+        try:
+            return msgspec.convert(value, type=kind)
+        except msgspec.ValidationError as error:
+            self.refuse((*keys, *_inside(str(error))), f"is not valid: {_told(error)}")
+
     def _rule(self, name: str, table: Any) -> Rule:
         above = ("rules", name)
         if not isinstance(table, dict):
@@ -273,10 +279,13 @@ class _File:
                 self.refuse((*above, key), f"is not known; {name} has {told}")
             if types[key] is Limit and isinstance(value, int) and not isinstance(value, bool):
                 value = str(value)
-            try:
-                values[key] = msgspec.convert(value, type=types[key])
-            except msgspec.ValidationError as error:
-                self.refuse((*above, key, *_inside(str(error))), f"is not valid: {_told(error)}")
+            if key == "groups" and isinstance(value, dict):
+                values[key] = {
+                    group: self._converted((*above, key, group), item, ApprovalGroup)
+                    for group, item in value.items()
+                }
+            else:
+                values[key] = self._converted((*above, key), value, types[key])
         for field in msgspec.structs.fields(kind):
             if field.required and field.name not in values:
                 self.refuse(above, f"needs `{field.name}`")
