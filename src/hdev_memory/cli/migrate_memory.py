@@ -137,7 +137,7 @@ def run_migration(
         for key, reason in errors:
             lines.emit(eventlines.Failed(key=key, reason=reason))
         ending = eventlines.MigrateEnding(
-            exit=4 if errors or not complete else 0,
+            exit=4 if errors or not complete else steps.status_of(opened, 0) if dry_run else 0,
             plan=str(opened.folder),
             plan_id=opened.plan.plan_id,
             dry_run=dry_run,
