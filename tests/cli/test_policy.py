@@ -21,8 +21,12 @@ from tests.processes import PROGRAM
 from tests.test_trust import Repository
 
 from hdev_memory import plandir
+from hdev_memory.backends import open_backend
+from hdev_memory.backends.base import Where
 from hdev_memory.core import override
+from hdev_memory.core.plan import encode
 from hdev_memory.core.rules import RULES
+from hdev_memory.review import reading
 
 TOKEN = "ghp_" + "0123456789abcdefABCDEF0123456789abcd"
 BOTH = ("filesystem:source", "filesystem:target", "--overwrite", "--delete")
@@ -157,6 +161,7 @@ CASES = {
         "secrets = {}", 5, 5, ("secrets",), secret("s", password="tr0ub4dor")),
     "a secret in what is skipped": Case(
         "secrets = {}", 0, 0, (), secret("changed"), ends=KEEPING),
+    "a secret in an overwrite": Case("secrets = {}", 5, 5, ("secrets",), secret("changed")),
     "no secret": Case("secrets = {}", 0, 0),
     "hidden characters": Case(
         "invisible_characters = {}", 5, 5, ("invisible_characters",), {"s": ("a\u202eb", {})}),
@@ -250,6 +255,22 @@ def test_a_policy_loosened_after_the_plan_loosens_nothing(world):
     assert refused.status == 5
     assert world.apply().status == 5
     assert tree_of(world.work / "target")["gone.md"] == b"gone"
+
+
+def test_a_plan_whose_findings_were_taken_out_is_judged_all_the_same(world):
+    """Whoever can write a plan can seal it again; its policy is asked, and not its word."""
+    world.policy(STRICT)
+    world.plan()
+    with plandir.load(world.plan_folder) as opened:
+        head, tail = opened.plan.head, opened.plan.tail
+        assert [one.rule for one in tail.findings] == ["max_delete"]
+        bare = msgspec.structs.replace(tail, findings=())
+        forged = b"".join(encode(head, opened.actions(), lambda: bare))
+    (world.plan_folder / "plan.json").write_bytes(forged)
+    (world.plan_folder / "audit.jsonl").unlink()
+    (world.work / "hdev-policy.toml").unlink()
+
+    assert world.apply().status == 5
 
 
 def test_a_policy_made_stricter_after_the_plan_holds(world):
@@ -389,7 +410,8 @@ def without_detector(folder: Path) -> dict[str, str]:
     """The environment of a program that has no detector for secrets."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text("import sys\nsys.modules['detect_secrets'] = None\n")
-    return {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(folder)}
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": path}
 
 
 def test_without_the_extra_a_rule_is_refused_and_never_passed_over(world, tmp_path):
@@ -439,6 +461,34 @@ def test_a_secret_is_said_and_written_nowhere(world):
     assert [n for n, raw in files.items() if TOKEN.encode() in raw and "source/" not in n] == []
     assert "what looks like a secret" in results[0].out
     assert {"p/review.md", "p/audit.jsonl", "q/plan.json"} <= files.keys()
+
+
+def test_of_an_entry_with_a_secret_nothing_is_read_into_a_review(world):
+    world.rules("secrets = {}")
+    put_entry(world.work / "source", "s", f"it is {TOKEN}\n")
+    world.plan()
+    places = [Where("filesystem", str(world.work / side)) for side in ("source", "target")]
+    with (
+        plandir.load(world.plan_folder) as opened,
+        open_backend(places[0], must_exist=True) as source,
+        open_backend(places[1], must_exist=True) as target,
+    ):
+        details = reading.read(opened, source, target).details
+
+    assert details["s"] == reading.Details(note=reading.WITHHELD)
+    assert details["fresh"].content is not None
+
+
+def test_where_more_secrets_were_found_than_a_plan_lists_no_entry_is_shown(world):
+    world.rules("secrets = {}")
+    for number in range(200):
+        put_entry(world.work / "source", f"s{number:03}", TOKEN)
+    world.plan()
+    with plandir.load(world.plan_folder) as opened:
+        hidden = reading.withheld(opened)
+
+    assert hidden("fresh")
+    assert hidden("s199")
 
 
 def test_the_event_lines_tell_each_finding(world):
