@@ -238,9 +238,12 @@ class Verifier:
         self._environ = {"PATH": environ.get("PATH", ""), "TZ": "UTC", "LC_ALL": "C"}
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="hdev-trust-")
-        self._place = Path(self._folder.name)
-        (self._place / "revoked").write_bytes(self._root.revoked)
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="hdev-trust-")
+            self._place = Path(self._folder.name)
+            (self._place / "revoked").write_bytes(self._root.revoked)
+        except OSError as error:
+            raise _no_room(error) from None
         return self
 
     def __exit__(
@@ -255,7 +258,7 @@ class Verifier:
         self, statement: bytes, signature: bytes, principal: str, now: datetime
     ) -> tuple[str, tuple[str, ...]]:
         """The fingerprint of the key that signed `statement` as `principal`, and all principals
-        that the key belongs to. Raises Unproven.
+        that the key belongs to. Raises Unproven, and ApprovalError where that cannot be found out.
 
         `now` is the present time, in UTC; keys that are not valid then sign nothing.
         """
@@ -264,7 +267,10 @@ class Verifier:
         lines = [signer for signer in own if principal in signer.principals]
         if not lines:
             raise Unproven(_stranger(fingerprint(key), principal, own))
-        (self._place / "signature").write_bytes(signature)
+        try:
+            (self._place / "signature").write_bytes(signature)
+        except OSError as error:
+            raise _no_room(error) from None
         check = _Check(self._place, self._environ, principal, statement, fingerprint(key), now)
         if check.holds(lines, revocation=True):
             return fingerprint(key), _owners(own)
@@ -315,7 +321,10 @@ class _Check:
             line.as_line([o for o in line.options if o.partition("=")[0] not in without])
             for line in lines
         )
-        (self.place / "signers").write_text("".join(f"{line}\n" for line in listed))
+        try:
+            (self.place / "signers").write_text("".join(f"{line}\n" for line in listed))
+        except OSError as error:
+            raise _no_room(error) from None
         words = [
             "ssh-keygen", "-Y", "verify", "-n", NAMESPACE,
             "-f", str(self.place / "signers"),
@@ -329,6 +338,14 @@ class _Check:
         return done.returncode == 0 and done.stdout.endswith(f" key {self.key}\n".encode())
 
 
+def _no_room(error: OSError) -> ApprovalError:
+    return ApprovalError(
+        "Temporary files, which ssh-keygen reads from, cannot be written.",
+        why=f"{error.filename or tempfile.tempdir}: {error.strerror}.",
+        hint="Make room there, or set TMPDIR to where you may write.",
+    )
+
+
 def sign(key: Path, statement: bytes, environ: Mapping[str, str], *, interactive: bool) -> bytes:
     """A signature of `statement` by a private key, or by the agent that holds a public one.
 
@@ -336,21 +353,24 @@ def sign(key: Path, statement: bytes, environ: Mapping[str, str], *, interactive
     ApprovalError when there is none.
     """
     passed = {name: environ[name] for name in _PASSED_ON if name in environ}
-    with tempfile.TemporaryDirectory(prefix="hdev-sign-") as folder:
-        message = Path(folder) / "statement"
-        message.write_bytes(statement)
-        words = ["ssh-keygen", "-Y", "sign", "-n", NAMESPACE, "-f", str(key), str(message)]
-        # A passphrase is asked for on the terminal only where stdin is one.
-        done = _run(words, None, passed, SIGN_SECONDS, interactive=interactive)
-        signature = Path(folder) / "statement.sig"
-        if done.returncode != 0 or not signature.is_file():
-            said = " ".join((done.stderr or b"").decode(errors="replace").split())[:300]
-            raise ApprovalError(
-                "The statement was not signed.",
-                why=f"ssh-keygen ended with status {done.returncode}. {said}".strip(),
-                hint="Check --key: a private key, or a public one whose private key an agent has.",
-            )
-        return signature.read_bytes()
+    try:
+        with tempfile.TemporaryDirectory(prefix="hdev-sign-") as folder:
+            message = Path(folder) / "statement"
+            message.write_bytes(statement)
+            words = ["ssh-keygen", "-Y", "sign", "-n", NAMESPACE, "-f", str(key), str(message)]
+            # A passphrase is asked for on the terminal only where stdin is one.
+            done = _run(words, None, passed, SIGN_SECONDS, interactive=interactive)
+            signature = Path(folder) / "statement.sig"
+            if done.returncode == 0 and signature.is_file():
+                return signature.read_bytes()
+    except OSError as error:
+        raise _no_room(error) from None
+    said = " ".join((done.stderr or b"").decode(errors="replace").split())[:300]
+    raise ApprovalError(
+        "The statement was not signed.",
+        why=f"ssh-keygen ended with status {done.returncode}. {said}".strip(),
+        hint="Check --key: a private key, or a public one whose private key an agent has.",
+    )
 
 
 def _run(
@@ -372,6 +392,8 @@ def _run(
             env=dict(environ),
             timeout=seconds,
             check=False,
+            # Ctrl-C is for us: a verification that it ended would look like one that failed.
+            start_new_session=not interactive,
         )
     except subprocess.TimeoutExpired:
         why = f"It did not end within {seconds:.0f} seconds."

@@ -80,7 +80,7 @@ class Commit:
         if found is None:
             raise unusable(ref, f"{folder} is in no repository that git is willing to read")
         self.top = Path(os.fsdecode(found).removesuffix("\n"))
-        words = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"]
+        words = ["rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"]
         commit = self._git(self.top, words)
         if commit is None:
             raise unusable(ref, "the repository has no such branch, tag or commit")

@@ -1,5 +1,6 @@
 """Approve, list, and be let through or not: each with real keys and the real ssh-keygen."""
 
+import errno
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from tests.conftest import put_entry, tree_of
 from tests.processes import PROGRAM
 from tests.test_trust import Repository
 
-from hdev_memory import plandir, signing
+from hdev_memory import durable, plandir, signing
 from hdev_memory.core import approval
 
 REQUIRE_TWO = """
@@ -532,6 +533,24 @@ def test_who_is_unattended_approves_without_a_terminal(world):
     assert world.hdev("audit", "verify", "p").status == 10
 
 
+def test_there_is_an_end_to_approvals(world):
+    for number in range(approval.MAX_APPROVALS):
+        (world.plan / f"approvals/{number}.json").write_text("")
+    result = approve(world, "ann", "--yes")
+
+    assert result.status == 6
+    assert "as many approvals as it can have" in result.err
+
+
+def test_each_command_says_what_comes_next(world):
+    planned = world.hdev("plan", "filesystem:source", "filesystem:target", "-o", "q")
+    first, second = approve(world, "ann", "--yes"), approve(world, "bob", "--yes")
+
+    assert "Next: hdev approve q" in planned.out
+    assert "Not approved yet: 1 of 2 approvals count." in first.out
+    assert "Next: hdev apply p" in second.out
+
+
 def test_a_rejection_is_logged_and_stays_though_its_file_goes(world):
     two(world)
     result = approve(world, "cid", "--yes", "--reject", "--comment", "not on Friday")
@@ -633,14 +652,38 @@ def test_a_clone_without_the_empty_folder_takes_approvals(world):
     assert world.apply().status == 0
 
 
-def test_an_approval_that_cannot_be_written_says_so_and_grants_nothing(world):
+class Full(durable.Disk):
+    """A disk that takes no new file."""
+
+    refused = 0
+
+    def create(self, folder, name, mode=0o666):
+        self.refused += 1
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_an_approval_that_cannot_be_written_says_so_and_grants_nothing(world, monkeypatch):
+    world.put("bob")
+    with monkeypatch.context() as patch:
+        full = Full()
+        patch.setattr(durable, "disk", full)
+        result = approve(world, "ann", "--yes")
+
+    assert full.refused == 1
+    assert result.status == 1
+    assert "signed and logged, but it could not be written" in result.err
+    assert world.records()[-1]["event"] == "approved"
+    assert world.apply().status == 6
+
+
+def test_what_is_in_the_way_of_approvals_is_told_before_anything_is_signed(world):
     (world.plan / "approvals").rmdir()
     (world.plan / "approvals").write_text("in the way")
     result = approve(world, "ann", "--yes")
 
-    assert result.status == 1
-    assert "signed and logged, but it could not be written" in result.err
-    assert world.apply().status == 6
+    assert result.status == 6
+    assert "approvals cannot be read" in result.err
+    assert [record["event"] for record in world.records()] == ["planned"]
 
 
 def test_a_comment_cannot_do_anything_to_a_terminal(world):
@@ -701,6 +744,10 @@ def test_where_nobody_has_said_who_may_sign_the_worth_is_not_known(world, home):
 
     assert result.status == 0, result.err
     assert "Worth: not known" in result.out
+    assert "Next: hdev apply p" in result.out
+    rejected = approve(world, "ann", "--yes", "--reject", "--comment", "no")
+    assert "Not approved yet: ann@x has rejected it." in rejected.out
+    assert world.apply().status == 6
 
 
 def test_a_locked_plan_takes_no_approval(world):
@@ -883,10 +930,43 @@ def test_a_wrong_table_is_refused_with_its_place(world, line, why):
     assert world.apply().status == 1
 
 
+def test_the_check_of_the_configuration_reads_the_allowed_signers(world):
+    assert world.hdev("config", "check").status == 0
+    (world.work / "signers").write_text("* x\n")
+    result = world.hdev("config", "check")
+
+    assert result.status == 6
+    assert "signers:1: * is a pattern" in result.err
+
+
+def test_a_group_may_have_any_name(world):
+    world.configure(
+        '[approvals]\nallowed_signers = "signers"\ngroups.rejected = { principals = ["ann@x"] }\n'
+    )
+    result = world.apply()
+
+    assert "0 of 1 by the group rejected count" in result.err
+    assert "does not have the approvals" in result.err
+
+
+def test_without_room_for_temporary_files_nothing_is_approved(world, monkeypatch, tmp_path):
+    two(world)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    # apply keeps a private copy of a plan, in memory while it is small
+    applied, signed = world.apply(), approve(world, "cid", "--yes")
+
+    assert (applied.status, signed.status) == (6, 6)
+    for result in (applied, signed):
+        assert "Temporary files, which ssh-keygen reads from, cannot be written." in result.err
+
+
 def test_the_tables_of_the_documentation_are_as_it_says(world):
     text = (Path(__file__).parents[2] / "docs/approvals.md").read_text()
     (table,) = re.findall(r"^   ```toml\n(.*?)^   ```$", text, re.M | re.S)
-    world.configure(textwrap.dedent(table).replace("keys/", ""))
+    (world.work / "keys").mkdir()
+    for name in ("allowed_signers", "revoked"):
+        (world.work / "keys" / name).write_text("")
+    world.configure(textwrap.dedent(table))
     shown = world.hdev("config", "show")
     lines = re.findall(r"^   (\w\S+@example.com \S+) \S+ AAAA", text, re.M)
 

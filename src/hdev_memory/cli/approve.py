@@ -74,6 +74,7 @@ def approve(
         statement = _statement(opened, by, who, reject=reject, comment=comment, expires=expires)
         engine.check_expiry(opened.plan, context.now())
         _refuse_author(opened, by, statement)
+        refuse_more(opened)
         show(opened, lines)
         verb = "reject" if reject else "approve"
         interactive = confirm(opened, by, who, verb, yes=yes)
@@ -85,11 +86,13 @@ def approve(
         steps.record_approval(opened, journal, statement, fingerprint)
         steps.put_approval(opened, signed)
         worth, why = None, "nobody has said who may sign (allowed_signers)"
+        left = f"{who} has rejected it" if reject else ""
         if by.root is not None:
             records = [*journal.records, *journal.rejections]
             verdict = gate.judged(opened, settings, by, records)
             (own,) = (one for one in verdict.standings if one.name == signed.name)
             worth, why = own.worth, own.why
+            left = "; ".join(verdict.missing)
         lines.emit(
             eventlines.ApproveEnding(
                 exit=0,
@@ -107,12 +110,17 @@ def approve(
             done = "Rejected" if reject else "Approved"
             context.say(f"{done} by {who} with {fingerprint}.")
             context.say_foreign(f"Worth: {worth or 'not known'}, {why}.")
+            context.say_foreign(
+                f"Not approved yet: {left}." if left else f"Next: hdev apply {plan}"
+            )
             context.say(f"Audit head {journal.head}")
         return 0
 
 
 def signer(settings: Settings, principal: str | None, key: Path | None) -> tuple[str, Path]:
     """Who signs, and with which key: given, else configured. Raises UsageError."""
+    import os.path
+
     from hdev_memory.cli import steps
     from hdev_memory.errors import UsageError
 
@@ -131,7 +139,7 @@ def signer(settings: Settings, principal: str | None, key: Path | None) -> tuple
     if place.startswith("~/"):
         place = str(settings.home / place[2:])
     path = settings.cwd / place
-    if "\0" in place or not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(
             "There is no such key.", why=f"{place!r} is no file.", hint="Give another --key."
         )
@@ -202,6 +210,20 @@ def _refuse_author(opened: OpenPlan, by: Rules, statement: Statement) -> None:
             "Whoever made a plan does not approve it.",
             why=f"It was made by {author}, and an approval by its author does not count.",
             hint="Ask somebody else to review it; with --reject you may withdraw it.",
+        )
+
+
+def refuse_more(opened: OpenPlan) -> None:
+    """Raise ApprovalError where one more statement would be one too many to read."""
+    from hdev_memory import plandir
+    from hdev_memory.core import approval
+    from hdev_memory.errors import ApprovalError
+
+    if sum(1 for _ in plandir.read_approvals(opened.folder)) >= approval.MAX_APPROVALS:
+        raise ApprovalError(
+            "The plan has as many approvals as it can have.",
+            why=f"There are {approval.MAX_APPROVALS} files or more.",
+            hint=f"hdev approvals {opened.folder} tells which are worth nothing: remove some.",
         )
 
 

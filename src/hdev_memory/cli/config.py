@@ -58,15 +58,19 @@ def config_check(
     ] = False,
     json: flags.Json = False,
 ) -> int:
-    """Read the whole configuration; exit 1 and say where when something is wrong."""
+    """Read the whole configuration; exit 1 and say where when something is wrong.
+
+    The files that [approvals] names are read as well; exit 6 when they cannot be used.
+    """
     from hdev_memory.backends import open_backend
-    from hdev_memory.cli import context, eventlines
+    from hdev_memory.cli import context, eventlines, gate
     from hdev_memory.config import EndFlags, resolve
     from hdev_memory.errors import HdevError
     from hdev_memory.review.inert import inert
 
     with eventlines.told(json=json) as lines:
         settings = context.settings()
+        gate.rules(settings, gate.Asked())
         looked = tuple(settings.environments) if online else ()
         wrong = 0
         for name in looked:

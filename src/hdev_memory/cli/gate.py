@@ -221,7 +221,7 @@ def said(one: approval.Standing) -> str:
 
 def refusal(opened: plandir.OpenPlan, verdict: approval.Verdict) -> ApprovalError:
     """Why a plan may not run, and what to do about it."""
-    if any("rejected" in missing for missing in verdict.missing):
+    if verdict.rejected:
         what, hint = "The plan was rejected.", "Make another plan with `hdev plan`."
     else:
         what = "The plan does not have the approvals that it needs."

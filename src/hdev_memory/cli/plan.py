@@ -114,5 +114,5 @@ def plan(
         status = 2 if detailed_exitcode and opened.plan.tail.summary.writes else 0
         status = steps.status_of(opened, status)
         policing.emit(opened.plan.tail.findings, frozenset(), lines)
-        steps.tell_plan(opened, review, lines, status)
+        steps.tell_plan(opened, review, settings, lines, status)
         return status

@@ -237,6 +237,7 @@ def policy_override(
         statement = _statement(opened, who, findings, reason, expires)
         engine.check_expiry(opened.plan, context.now())
         _refuse_worthless(opened, rules, who)
+        approve.refuse_more(opened)
         approve.show(opened, lines)
         context.note(f"It lifts {len(statement.findings)} of its findings.")
         interactive = approve.confirm(opened, rules, who, "lift them for", yes=yes)

@@ -120,5 +120,5 @@ def rollback(
         )
         status = steps.status_of(made, 0)
         policing.emit(made.plan.tail.findings, frozenset(), lines)
-        steps.tell_plan(made, reviewer, lines, status)
+        steps.tell_plan(made, reviewer, settings, lines, status)
         return status

@@ -611,7 +611,9 @@ def _between(
         return {}
 
 
-def tell_plan(opened: plandir.OpenPlan, review: Reviewer, lines: Lines, status: int) -> None:
+def tell_plan(
+    opened: plandir.OpenPlan, review: Reviewer, settings: Settings, lines: Lines, status: int
+) -> None:
     """The review of a plan that was just made, and what to do with it."""
     summary = opened.plan.tail.summary
     lines.emit(
@@ -629,10 +631,10 @@ def tell_plan(opened: plandir.OpenPlan, review: Reviewer, lines: Lines, status: 
 
     described = review(opened, opened.folder.name)
     say(terminal.render(described, width=width(), colour=colour(sys.stdout)))
-    say(_next(opened, status))
+    say(_next(opened, settings, status))
 
 
-def _next(opened: plandir.OpenPlan, status: int) -> str:
+def _next(opened: plandir.OpenPlan, settings: Settings, status: int) -> str:
     """What to do with a plan that was just made."""
     if status == REFUSED:
         return f"The policy refuses it: hdev policy check {opened.folder} tells why."
@@ -641,7 +643,12 @@ def _next(opened: plandir.OpenPlan, status: int) -> str:
     soft = sum(one.level == "soft" for one in opened.plan.tail.findings)
     if soft:
         return f"Next: hdev policy override {opened.folder}, as {soft} of its findings are soft."
-    return f"Next: hdev apply {opened.folder}"
+    approvals = settings.approvals
+    policy = opened.plan.head.options.policy
+    asked = (approvals is not None and approvals.requirement.asked) or (
+        policy is not None and policy.require_approvals is not None
+    )
+    return f"Next: hdev {'approve' if asked else 'apply'} {opened.folder}"
 
 
 REFUSED = 5

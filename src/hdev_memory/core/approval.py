@@ -251,9 +251,11 @@ class Standing(Value, frozen=True):
 
 
 class Verdict(Value, frozen=True):
-    """Whether a plan may run; `missing` says in words what keeps it from that."""
+    """Whether a plan may run; `missing` says in words what keeps it from that, and `rejected` that
+    more approvals would not help."""
 
     allowed: bool
+    rejected: bool
     standings: tuple[Standing, ...]
     counted: tuple[Counted, ...]
     missing: tuple[str, ...]
@@ -298,6 +300,7 @@ def judge(
     missing += _lacks(chosen, requirement)
     return Verdict(
         allowed=not missing,
+        rejected=bool(rejected),
         standings=tuple(sorted(standings, key=lambda one: one.name)),
         counted=tuple(
             Counted(one.statement.principal, one.key, one.digest, one.statement.nonce)
