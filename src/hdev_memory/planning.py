@@ -26,7 +26,7 @@ from hdev_memory.core.plan import (
     UnchangedDigest,
     encode,
 )
-from hdev_memory.core.policy import Facts
+from hdev_memory.core.policy import Facts, held
 from hdev_memory.errors import PolicyError, StoreError, UsageError
 from hdev_memory.findings import Judge, Watch
 
@@ -112,6 +112,7 @@ def plan(
 def _judged(watch: Watch, head: Head, summary: Summary, created: str) -> tuple[Finding, ...]:
     facts = Facts(
         summary=summary,
+        held=held(summary),
         source=head.source.label,
         target=head.target.label,
         cas=head.target.capabilities.cas,

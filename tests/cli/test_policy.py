@@ -273,6 +273,51 @@ def test_a_plan_whose_findings_were_taken_out_is_judged_all_the_same(world):
     assert world.apply().status == 5
 
 
+def test_a_share_is_not_taken_of_entries_that_a_plan_only_claims(world):
+    world.rules('max_delete.limit = "5%"')
+    world.plan("--policy", os.devnull)
+    with plandir.load(world.plan_folder) as opened:
+        head, tail = opened.plan.head, opened.plan.tail
+        more = msgspec.structs.replace(tail.summary, target_only=1_000_000)
+        bare = msgspec.structs.replace(tail, summary=more, findings=())
+        forged = b"".join(encode(head, opened.actions(), lambda: bare))
+    (world.plan_folder / "plan.json").write_bytes(forged)
+    (world.plan_folder / "audit.jsonl").unlink()
+
+    assert world.apply().status == 5
+
+
+def test_the_entries_of_a_server_are_looked_into_as_well(world, tmp_path):
+    world.rules("secrets = {}")
+    served = tmp_path / "served"
+    put_entry(served, "s", f"a\r\nb {TOKEN}\r\n")
+    with ExistingServer(served, "k") as server:
+        ends = (server.url, "filesystem:target")
+        planned = world.plan("--api-key", "k", ends=ends)
+        checked = world.hdev("policy", "check", "p", "--api-key", "k", "--format", "json")
+        applied = world.apply("--source-api-key", "k")
+    (found,) = json.loads(checked.out)["findings"]
+
+    assert (planned.status, checked.status, applied.status) == (5, 5, 5)
+    assert (found["key"], found["line"]) == ("s", 2)
+
+
+def test_the_list_of_approvals_counts_what_the_policy_requires(world):
+    world.signers()
+    world.rules("require_approvals.count = 2")
+    world.plan("--principal", "author@x")
+    listed = world.hdev("approvals", "p", "--json")
+
+    assert listed.status == 6
+    assert listed.json["required"] == 2
+
+
+def test_the_check_of_the_configuration_reads_the_policy(world):
+    world.policy("[rules.nope]\n")
+
+    assert world.hdev("config", "check").status == 5
+
+
 def test_a_policy_made_stricter_after_the_plan_holds(world):
     assert world.plan().status == 0
     world.policy(STRICT)
@@ -741,7 +786,8 @@ def test_sarif_has_what_code_hosts_ask_for(world):
         assert rules[found["ruleIndex"]]["id"] == found["ruleId"]
         assert found["message"]["text"]
         assert re.fullmatch("[0-9a-f]{64}", found["partialFingerprints"]["hdevFinding/v1"])
-    assert (one["level"], one["locations"]) == ("warning", [])
+    assert one["level"] == "warning"
+    assert one["locations"] == [{"physicalLocation": {"artifactLocation": {"uri": "p/plan.json"}}}]
     assert one["suppressions"] == [{"kind": "external", "status": "accepted"}]
     assert "suppressions" not in two
     assert three["level"] == "error"

@@ -31,12 +31,13 @@ def summary(**counts: int) -> Summary:
 
 
 FACTS = judging.Facts(
-    summary=summary(), source="staging", target="production", cas="atomic", created=NOW
+    summary=summary(), held=0, source="staging", target="production", cas="atomic", created=NOW
 )
 
 
 def plan_findings(text: str, **facts: Any) -> list[Finding]:
     policy = rules.decode(text, "p")
+    facts["held"] = judging.held(facts.get("summary", FACTS.summary))
     return list(judging.of_plan(policy, msgspec.structs.replace(FACTS, **facts), NOW))
 
 
@@ -257,7 +258,7 @@ def judged(policies: list[rules.Policy], actions: list[Any], unchanged: int = 0)
 
 
 def replace_facts(counts: Summary) -> judging.Facts:
-    return msgspec.structs.replace(FACTS, summary=counts, cas="guarded")
+    return msgspec.structs.replace(FACTS, summary=counts, held=judging.held(counts), cas="guarded")
 
 
 @given(POLICIES, POLICIES, PLANS, st.integers(0, 5))

@@ -61,7 +61,7 @@ def approve(
 
     from hdev_memory import apply as engine
     from hdev_memory import plandir, signing
-    from hdev_memory.cli import context, eventlines, gate, steps
+    from hdev_memory.cli import context, eventlines, gate, policing, steps
     from hdev_memory.core import approval
 
     with contextlib.ExitStack() as stack:
@@ -69,7 +69,7 @@ def approve(
         opened = stack.enter_context(plandir.load(plan))
         steps.check_expected(opened, expect)
         settings = context.settings()
-        by = gate.rules(settings, gate.Asked())
+        by = policing.approval_rules(settings, gate.Asked(), opened)
         who, key_file = signer(settings, principal, key)
         statement = _statement(opened, by, who, reject=reject, comment=comment, expires=expires)
         engine.check_expiry(opened.plan, context.now())

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from hdev_memory import plandir, planning, signing, trust
-from hdev_memory.backends.base import Backend, Endpoint, Reader
+from hdev_memory.backends.base import Backend, Endpoint, Reader, Scope
 from hdev_memory.cli import gate
 from hdev_memory.cli.context import instant, note, now
 from hdev_memory.cli.eventlines import Finding as FindingLine
@@ -19,7 +21,7 @@ from hdev_memory.core import policy as judging
 from hdev_memory.core import rules as writing
 from hdev_memory.core.digest import named
 from hdev_memory.core.plan import Finding
-from hdev_memory.core.rules import Policy
+from hdev_memory.core.rules import Policy, content_rules
 from hdev_memory.core.tomllines import lines_of
 from hdev_memory.errors import ConfigError, PolicyError, TrustError, UsageError
 from hdev_memory.findings import Judge, Watch
@@ -33,18 +35,14 @@ class Standards:
     """What a plan is judged by: each policy once. `current` tells whether any of them is one of
     here and now, and not only the plan's own record."""
 
-    judges: tuple[Judge, ...]
+    policies: tuple[Policy, ...]
     current: bool
     protected: tuple[str, ...]
 
     @property
-    def policies(self) -> tuple[Policy, ...]:
-        return tuple(judge.policy for judge in self.judges)
-
-    @property
     def reads(self) -> bool:
         """Whether any rule looks into entries."""
-        return any(judge.detectors for judge in self.judges)
+        return any(content_rules(policy) for policy in self.policies)
 
 
 def for_planning(settings: Settings, given: Path | None) -> Judge | None:
@@ -53,7 +51,7 @@ def for_planning(settings: Settings, given: Path | None) -> Judge | None:
     Raises PolicyError.
     """
     place = settings.cwd / given if given is not None else _configured(settings)
-    return _read(trust.Checkout(), place) if place is not None else None
+    return Judge(_read(trust.Checkout(), place)) if place is not None else None
 
 
 def standards(
@@ -65,14 +63,22 @@ def standards(
     Raises PolicyError.
     """
     place, protected = _project(settings, files)
-    judges = [] if place is None else [_read(files, place)]
+    policies = [] if place is None else [_read(files, place)]
     if asked.policy is not None:
-        judges.append(_read(trust.Checkout(), settings.cwd / asked.policy))
-    current = bool(judges)
+        policies.append(_read(trust.Checkout(), settings.cwd / asked.policy))
+    current = bool(policies)
     if planned is not None:
-        judges.append(_recorded(planned))
-    distinct = {judge.policy.digest: judge for judge in judges}
+        policies.append(_checked(planned, "the plan", 1))
+    distinct = {policy.digest: policy for policy in policies}
     return Standards(tuple(distinct.values()), current, protected)
+
+
+def approval_rules(settings: Settings, asked: gate.Asked, opened: plandir.OpenPlan) -> gate.Rules:
+    """By what the approvals of a plan are judged: as the project, the command line and the
+    policies ask. Raises PolicyError and TrustError."""
+    files = gate.files_of(settings, asked)
+    by = standards(settings, asked, files, opened.plan.head.options.policy)
+    return gate.rules(settings, asked, by.policies, files)
 
 
 def _configured(settings: Settings) -> Path | None:
@@ -114,7 +120,7 @@ def _committed(commit: trust.Commit, cwd: Path) -> Judging:
         folder = folder.parent
 
 
-def _read(files: gate.Files, path: Path) -> Judge:
+def _read(files: gate.Files, path: Path) -> Policy:
     name = files.name(path)
     try:
         content = files.read(path)
@@ -126,18 +132,16 @@ def _read(files: gate.Files, path: Path) -> Judge:
     except TrustError as error:
         raise _no_policy(name, error.why.removeprefix(f"{name}: ").rstrip(".")) from None
     policy = writing.decode(text, name)
+    return _checked(policy, name, lines_of(text).get(("rules", "protected_keys", "patterns"), 1))
+
+
+def _checked(policy: Policy, name: str, line: int) -> Policy:
+    """The policy, whose patterns are known to be some; the line is theirs."""
     try:
-        return Judge(policy)
+        Scope(policy.protected_keys.patterns if policy.protected_keys is not None else ())
     except ValueError as error:
-        line = lines_of(text).get(("rules", "protected_keys", "patterns"), 1)
         raise writing.wrong(name, line, f"a pattern is not one of gitignore: {error}") from None
-
-
-def _recorded(policy: Policy) -> Judge:
-    try:
-        return Judge(policy)
-    except ValueError:
-        raise _no_policy("the plan", "a pattern of its policy is not one of gitignore") from None
+    return policy
 
 
 def _no_policy(name: str, why: str) -> PolicyError:
@@ -162,20 +166,35 @@ def found_in(
     """
     plan = opened.plan
     facts = judging.facts_of(plan)
-    facts = judging.Facts(
-        summary=facts.summary,
-        source=_name(settings, plan.head.source.label, source),
-        target=_name(settings, plan.head.target.label, target),
-        cas=judging.weaker(facts.cas, target.capabilities.cas) if target is not None else facts.cas,
-        created=facts.created,
+    if target is not None:
+        facts = msgspec.structs.replace(
+            facts,
+            held=min(facts.held, _held(opened, by, target)),
+            cas=judging.weaker(facts.cas, target.capabilities.cas),
+        )
+    facts = msgspec.structs.replace(
+        facts,
+        source=_name(settings, facts.source, source),
+        target=_name(settings, facts.target, target),
     )
-    with Watch(by.judges) as watch:
+    with Watch([Judge(policy) for policy in by.policies]) as watch:
         for action in opened.actions():
             watch.see(action)
         if by.reads and source is not None:
             watch.look(source, plan.head.normalisation, lambda key: None)
         found = watch.findings(facts, instant(now()))
     return judging.united(found, plan.tail.findings)
+
+
+def _held(opened: plandir.OpenPlan, by: Standards, target: Reader) -> int:
+    """How many entries the target can have held when the plan was made: those there are, and those
+    that an earlier run may have deleted. A share is not taken of what a plan only says."""
+    plan = opened.plan
+    if not any(judging.by_share(policy) for policy in by.policies):
+        return judging.facts_of(plan).held
+    options = plan.head.options
+    scope = Scope(options.include, options.exclude)
+    return sum(1 for _ in target.keys(scope)) + plan.tail.summary.delete
 
 
 def _name(settings: Settings, label: str, end: Reader | None) -> str:

@@ -73,14 +73,28 @@ def policy_check(
             case "terminal":
                 text = _lines(opened, found)
             case "json":
-                text = _json(opened, found, [judge.policy.digest for judge in by.judges])
+                text = _json(opened, found, [policy.digest for policy in by.policies])
             case "sarif":
-                text = sarif.render(opened.plan.plan_id, __version__, found.findings, found.lifted)
+                text = sarif.render(
+                    opened.plan.plan_id,
+                    _place(opened),
+                    __version__,
+                    found.findings,
+                    found.lifted,
+                )
         if out is not None:
             write_out(out.absolute(), text.encode())
         else:
             context.say(text.removesuffix("\n"))
         return 5 if found.refusing else 0
+
+
+def _place(opened: OpenPlan) -> str:
+    """The plan's file, as a path in the repository where it was named by one."""
+    from hdev_memory import plandir
+
+    folder = Path(opened.folder.name) if opened.folder.is_absolute() else opened.folder
+    return (folder / plandir.PLAN).as_posix()
 
 
 def _lines(opened: OpenPlan, found: Judged) -> str:

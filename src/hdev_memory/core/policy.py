@@ -40,9 +40,10 @@ AHEAD = 300
 
 class Facts(Value, frozen=True):
     """What the rules ask of a plan as a whole: `cas` is the target's level, as far as it is known,
-    `source` and `target` are the names of the environments."""
+    `held` how many entries it held, `source` and `target` are the names of the environments."""
 
     summary: Summary
+    held: int
     source: str
     target: str
     cas: Cas
@@ -54,9 +55,23 @@ def weaker(one: Cas, other: Cas) -> Cas:
     return min(one, other, key=_CAS.index)
 
 
+def held(summary: Summary) -> int:
+    """How many entries the target held when a plan was made, as the plan says."""
+    return (
+        summary.overwrite + summary.delete + summary.skip + summary.unchanged + summary.target_only
+    )
+
+
+def by_share(policy: Policy) -> bool:
+    """Whether a limit of a policy is a share of what the target holds."""
+    limits = (policy.max_delete, policy.max_overwrite)
+    return any(rule is not None and rule.limit.endswith("%") for rule in limits)
+
+
 def facts_of(plan: Plan) -> Facts:
     return Facts(
         summary=plan.tail.summary,
+        held=held(plan.tail.summary),
         source=plan.head.source.label,
         target=plan.head.target.label,
         cas=plan.head.target.capabilities.cas,
@@ -92,14 +107,11 @@ def finding(
 def of_plan(policy: Policy, facts: Facts, now: Instant) -> Iterator[Finding]:
     """What is found in a plan as a whole."""
     summary = facts.summary
-    held = (
-        summary.overwrite + summary.delete + summary.skip + summary.unchanged + summary.target_only
-    )
     if policy.max_delete is not None:
-        yield from _too_many("max_delete", policy.max_delete, summary.delete, held, "deletes")
+        yield from _too_many("max_delete", policy.max_delete, summary.delete, facts.held, "deletes")
     if policy.max_overwrite is not None:
         rule = policy.max_overwrite
-        yield from _too_many("max_overwrite", rule, summary.overwrite, held, "overwrites")
+        yield from _too_many("max_overwrite", rule, summary.overwrite, facts.held, "overwrites")
     if policy.min_cas is not None and _CAS.index(facts.cas) < _CAS.index(policy.min_cas.minimum):
         yield finding(
             "min_cas",
@@ -127,7 +139,7 @@ def _too_many(
     share = number != rule.limit
     if count > (held * int(number) // 100 if share else int(number)):
         text = f"The plan {what} {count} of {held} entries; the limit is {rule.limit}."
-        yield finding(name, rule.level, text, about=[count, held])
+        yield finding(name, rule.level, text, about=[count, held] if share else [count])
 
 
 def _leads(promotion: str, facts: Facts) -> bool:

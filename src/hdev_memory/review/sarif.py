@@ -16,8 +16,18 @@ FINGERPRINT = "hdevFinding/v1"
 _LEVELS = {"advisory": "note", "soft": "warning", "hard": "error"}
 
 
-def render(plan_id: str, version: str, findings: Iterable[Finding], lifted: frozenset[str]) -> str:
-    """One SARIF log, ASCII only; a finding of a key lies in the file of that key's content."""
+def render(
+    plan_id: str,
+    plan: str,
+    version: str,
+    findings: Iterable[Finding],
+    lifted: frozenset[str],
+) -> str:
+    """One SARIF log, ASCII only.
+
+    A finding of a key lies in the file of that key's content, any other in the `plan`: code hosts
+    take none that lies nowhere.
+    """
     names = list(RULES)
     log = {
         "$schema": SCHEMA,
@@ -34,7 +44,7 @@ def render(plan_id: str, version: str, findings: Iterable[Finding], lifted: froz
                 "automationDetails": {"id": f"hdev-policy/{plan_id}"},
                 "columnKind": "unicodeCodePoints",
                 "results": [
-                    _result(one, names, lifted) for one in findings if one.digest is not None
+                    _result(one, names, plan, lifted) for one in findings if one.digest is not None
                 ],
             }
         ],
@@ -46,20 +56,22 @@ def _rule(name: str) -> dict[str, Any]:
     return {"id": name, "shortDescription": {"text": RULES[name].about}}
 
 
-def _result(one: Finding, names: Sequence[str], lifted: frozenset[str]) -> dict[str, Any]:
+def _result(
+    one: Finding, names: Sequence[str], plan: str, lifted: frozenset[str]
+) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": one.rule,
         "ruleIndex": names.index(one.rule),
         "level": _LEVELS[one.level],
         "message": {"text": inert(one.text)},
-        "locations": [],
         "partialFingerprints": {FINGERPRINT: one.digest},
     }
+    place: dict[str, Any] = {"artifactLocation": {"uri": quote(plan)}}
     if one.key is not None:
-        place: dict[str, Any] = {"artifactLocation": {"uri": quote(f"{one.key}.md")}}
+        place = {"artifactLocation": {"uri": quote(f"{one.key}.md")}}
         if one.line is not None:
             place["region"] = {"startLine": one.line}
-        result["locations"] = [{"physicalLocation": place}]
+    result["locations"] = [{"physicalLocation": place}]
     if one.level == "soft" and one.digest in lifted:
         result["suppressions"] = [{"kind": "external", "status": "accepted"}]
     return result
