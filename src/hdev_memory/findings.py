@@ -7,7 +7,7 @@ keys wait in a file until then, so that memory stays flat and no snapshot is dis
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import msgspec
@@ -103,15 +103,18 @@ class Watch(Closing):
                     self._inside(held, state, normalisation)
 
     def _inside(self, entry: Entry, state: State, normalisation: Normalisation) -> None:
-        content = normalisation.content(entry.content).decode()
-        metadata = "\n".join(_texts(entry.metadata))
+        parts: dict[judging.Part, str] = {
+            "key": entry.key,
+            "content": normalisation.content(entry.content).decode(),
+            "metadata": "\n".join(_texts(entry.metadata)),
+        }
         for name in CONTENT_RULES:
             self._gathered.add(
                 found
                 for judge in self._judges
                 if (rule := content_rules(judge.policy).get(name)) is not None
                 for found in judging.of_hits(
-                    name, rule, entry.key, state, _hits(judge.detectors[name], content, metadata)
+                    name, rule, entry.key, state, _hits(judge.detectors[name], parts)
                 )
             )
 
@@ -123,10 +126,16 @@ class Watch(Closing):
         return self._gathered.result()
 
 
-def _hits(detect: Detector, content: str, metadata: str) -> Iterator[judging.Hit]:
-    yield from sorted(set(detect(content)), key=lambda hit: (hit.line, hit.what))
-    for what in sorted({hit.what for hit in detect(metadata)}):
-        yield judging.Hit(line=0, what=what)
+def _hits(
+    detect: Detector, parts: Mapping[judging.Part, str]
+) -> Iterator[tuple[judging.Part, judging.Hit]]:
+    """What is found in each part: in content on each line, elsewhere each thing once."""
+    for part, text in parts.items():
+        hits = set(detect(text))
+        if part != "content":
+            hits = {judging.Hit(line=1, what=hit.what) for hit in hits}
+        for hit in sorted(hits, key=lambda one: (one.line, one.what)):
+            yield part, hit
 
 
 def _batches(waiting: Iterable[Waiting]) -> Iterator[list[Waiting]]:

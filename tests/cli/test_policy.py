@@ -167,6 +167,8 @@ CASES = {
         "invisible_characters = {}", 5, 5, ("invisible_characters",), {"s": ("a\u202eb", {})}),
     "hidden characters that may be": Case(
         'invisible_characters.allow = ["U+202E"]', 0, 0, (), {"s": ("a\u202eb", {})}),
+    "hidden characters in a key": Case(
+        "invisible_characters = {}", 5, 5, ("invisible_characters",), {"s\u202e": ("a", {})}),
     "hidden characters in a name of metadata": Case(
         "invisible_characters = {}", 5, 5, ("invisible_characters",), {"s": ("a", {"b\u200b": 1})}),
     "instructions": Case(

@@ -135,7 +135,8 @@ def test_a_rule_finds_it_in_an_action_or_not(case):
 
 
 def hits(key: str, content: str, *found: judging.Hit) -> list[Finding]:
-    return list(judging.of_hits("secrets", rules.Secrets(), key, state(content), found))
+    parts: list[tuple[judging.Part, judging.Hit]] = [("content", hit) for hit in found]
+    return list(judging.of_hits("secrets", rules.Secrets(), key, state(content), parts))
 
 
 def test_another_secret_in_the_same_place_is_another_finding():

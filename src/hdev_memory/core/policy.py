@@ -31,6 +31,9 @@ from hdev_memory.core.rules import (
     span_seconds,
 )
 
+Part = Literal["key", "content", "metadata"]
+"""What of an entry a detector looks at."""
+
 Cas = Literal["none", "guarded", "atomic"]
 _CAS: tuple[Cas, ...] = ("none", "guarded", "atomic")
 
@@ -80,8 +83,7 @@ def facts_of(plan: Plan) -> Facts:
 
 
 class Hit(Value, frozen=True):
-    """What a detector has found in a text: on which line (0: in the metadata), and what, without
-    quoting it."""
+    """What a detector has found in a text: on which line of it, and what, without quoting it."""
 
     line: int
     what: str
@@ -193,19 +195,22 @@ def of_action(
 
 
 def of_hits(
-    name: str, rule: Rule, key: str, source: State, hits: Iterable[Hit]
+    name: str, rule: Rule, key: str, source: State, hits: Iterable[tuple[Part, Hit]]
 ) -> Iterator[Finding]:
-    """What detectors have found in an entry, whose digests make the names of the findings: another
-    secret in the same place is another finding."""
-    for hit in hits:
-        where = f"Line {hit.line}" if hit.line else "Its metadata"
+    """What detectors have found in the parts of an entry.
+
+    The entry's digests are among the names of the findings: another secret in the same place is
+    another finding. Only lines of the content are told.
+    """
+    for part, hit in hits:
+        where = f"Line {hit.line}" if part == "content" else f"Its {part}"
         yield finding(
             name,
             rule.level,
             f"{where}: {hit.what}.",
             key=key,
-            line=hit.line or None,
-            about=[*_named(source), hit.what],
+            line=hit.line if part == "content" else None,
+            about=[*_named(source), part, hit.what],
         )
 
 
