@@ -52,6 +52,17 @@ def test_what_only_looks_random_is_found_where_a_policy_asks():
     assert list(secrets.detector(Secrets(entropy=True))(text)) != []
 
 
+SLOW = ("password", "password: '", "password" + " " * 60, "eyJ.", "AKIA", "https://a:")
+
+
+@pytest.mark.parametrize("piece", SLOW)
+def test_no_text_makes_a_pattern_slow(piece):
+    """It would run into the test's time limit: what cannot be looked into in time is told."""
+    hits = list(secrets.detector(Secrets())(piece * (100_000 // len(piece))))
+
+    assert bool(hits) or "password" not in piece or piece.endswith(" ")
+
+
 def test_nothing_is_asked_of_the_network(monkeypatch):
     def refuse(*arguments: object) -> None:
         raise AssertionError("a connection was tried")
