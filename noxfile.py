@@ -9,6 +9,7 @@ nox.options.default_venv_backend = "venv"
 
 PINNED = ("-c", "constraints.txt")
 TEST_TOOLS = (
+    "detect-secrets",
     "fastapi",
     "hypothesis",
     "in-toto-attestation",

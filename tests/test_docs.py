@@ -12,6 +12,7 @@ import pytest
 
 from hdev_memory import errors, plandir
 from hdev_memory.cli import COMMANDS, demo, eventlines
+from hdev_memory.core import rules
 from tests.conftest import put_entry, tree_of
 from tests.processes import PROGRAM
 
@@ -224,3 +225,47 @@ def test_every_event_line_and_each_of_its_members_is_in_the_documentation():
         for member in kind.__struct_fields__:
             if member not in ("exit", "command"):
                 assert f"`{member}`" in row, (kind.__name__, member)
+
+
+def test_the_policies_of_the_documentation_are_policies_and_name_every_rule():
+    policies = [
+        rules.decode(text, "docs/policy.md") for text in fenced(ROOT / "docs/policy.md", "toml")
+    ]
+    told = {name for policy in policies for name in rules.RULES if getattr(policy, name)}
+    text = (ROOT / "docs/policy.md").read_text()
+
+    assert told == set(rules.RULES)
+    for name, kind in rules.RULES.items():
+        assert f"[rules.{name}]\n{kind.example}\n" in text, name
+
+
+def test_the_protected_environment_of_the_documentation_is_one(hdev, home):
+    text, *_ = fenced(ROOT / "docs/policy.md", "text")
+    Path("hdev.toml").write_text(text)
+
+    assert hdev("config", "check").status == 0
+    assert tomllib.loads(text)["environments"]["production"]["protected"] is True
+
+
+def test_the_check_of_the_documentation_reads_what_show_prints(hdev, home):
+    (program,) = fenced(ROOT / "docs/policy.md", "python")
+    put_entry(Path("source"), "a", "x" * 9)
+    put_entry(Path("target"), "people/ann", "x")
+    Path("hdev-policy.toml").write_text("[rules.max_entry_bytes]\nlimit = 5\n")
+    made = hdev("plan", "filesystem:source", "filesystem:target", "--delete",
+                "--max-delete", "100%", "-o", "p")  # fmt: skip
+    shown = hdev("show", "p", "--format", "json")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=shown.out,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    assert made.status == 5
+    assert done.returncode == 1
+    assert done.stderr == (
+        "people/ann would be deleted\nmax_entry_bytes: Its content has 9 bytes; the limit is 5.\n"
+    )

@@ -21,9 +21,12 @@ from urllib.parse import urlsplit
 
 from hdev_memory.backends.base import Secret, Where
 from hdev_memory.core.approval import MAX_APPROVALS, Bind, Group, Requirement, is_principal
+from hdev_memory.core.rules import span_seconds
+from hdev_memory.core.tomllines import lines_of
 from hdev_memory.errors import ConfigError, UsageError
 
 PROJECT_FILE = "hdev.toml"
+POLICY_FILE = "hdev-policy.toml"
 USER_FILE = Path(".hdev") / "config.yaml"
 DEFAULT_STORE = Path(".hdev") / "memory"
 DEFAULT_TIMEOUT = 30.0
@@ -36,7 +39,9 @@ _S3 = ("bucket", "region", "access_key_id", "secret_access_key", "endpoint_url")
 _HTTP = ("url", "timeout", *_KEY_FORMS)
 _PLAIN = ("backend", "principal", "signing_key")
 _MEMORY: dict[str, tuple[str, ...]] = {"filesystem": ("path",), "http": _HTTP, "s3": _S3}
-_ENVIRONMENT = ("endpoint", "timeout", "api_key_env", "api_key_file", "api_key_command")
+_ENVIRONMENT = (
+    "endpoint", "timeout", "protected", "api_key_env", "api_key_file", "api_key_command",
+)  # fmt: skip
 
 SECRET_NAMES = frozenset({"http.api_key", "s3.access_key_id", "s3.secret_access_key"})
 
@@ -51,13 +56,17 @@ class Value:
 
 @dataclass(frozen=True)
 class Environment:
-    """A named endpoint of the project file."""
+    """A named endpoint of the project file.
+
+    One that is `protected` takes no plan where there is no policy, or nobody has said who may sign.
+    """
 
     name: str
     endpoint: str
     key: Value | None
     timeout: str | None
     origin: str
+    protected: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,10 @@ def load(environ: Mapping[str, str], cwd: Path, home: Path) -> Settings:
         values |= _memory(document, environ)
         environments = _environments(document, environ)
         approvals = _approvals(document)
-    values |= dict(_from_environ(environ))
+        values |= _policy(document)
+    if "policy" not in values and (policy := _found(cwd, POLICY_FILE, project)) is not None:
+        values["policy"] = Value(str(policy), "default")
+    values |= dict(_from_environ(environ, cwd))
     settings = Settings(values, environments, approvals, cwd, home, environ)
     _check(settings)
     return settings
@@ -146,9 +158,17 @@ def _read(path: Path) -> str | None:
 
 
 def _project_file(cwd: Path) -> Path | None:
+    return _found(cwd, PROJECT_FILE, None)
+
+
+def _found(cwd: Path, name: str, project: Path | None) -> Path | None:
+    """The nearest file of this name, up to the repository's root; where there is a project file,
+    only the one beside it."""
+    if project is not None:
+        return project.with_name(name) if project.with_name(name).is_file() else None
     for folder in (cwd, *cwd.parents):
-        if (folder / PROJECT_FILE).is_file():
-            return folder / PROJECT_FILE
+        if (folder / name).is_file():
+            return folder / name
         if (folder / ".git").exists():
             return None
     return None
@@ -165,37 +185,26 @@ def _wrong(path: Path, line: int | None, key: str, why: str) -> ConfigError:
 
 
 class _Toml:
-    """The project file. TOML keeps no lines, so a wrong key is looked for in the text."""
+    """The project file, with the line of every key."""
 
     committed = True
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
-        self._lines = text.splitlines()
         try:
             self.tree: dict[str, Any] = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             found = re.search(r"line (\d+)", str(error))
-            line = int(found.group(1)) if found else len(self._lines)
+            line = int(found.group(1)) if found else len(text.splitlines())
             reason = str(error).split(" (at")[0].lower()
             raise _wrong(path, line, "", f"is not valid TOML: {reason}") from None
+        self._lines = lines_of(text)
         for name in self.tree:
-            if name not in ("memory", "environments", "approvals"):
+            if name not in ("memory", "environments", "approvals", "policy"):
                 raise _wrong(path, self.line((name,)), name, "is not known")
 
     def line(self, keys: tuple[str, ...]) -> int | None:
-        table = ".".join(keys[:-1])
-        inside = not table
-        for number, text in enumerate(self._lines, start=1):
-            stripped = text.strip()
-            if stripped.startswith("["):
-                name = stripped.strip("[] \t").split("#")[0].strip().rstrip("]")
-                inside = name == table
-                if name == ".".join(keys):
-                    return number
-            elif inside and re.match(rf"[\"']?{re.escape(keys[-1])}[\"']?\s*=", stripped):
-                return number
-        return None
+        return self._lines.get(keys)
 
 
 class _Yaml:
@@ -343,7 +352,11 @@ def _environments(document: _Toml, environ: Mapping[str, str]) -> dict[str, Envi
             keys = (*above, key)
             if key not in _ENVIRONMENT and key != "api_key":
                 raise _wrong(document.path, document.line(keys), ".".join(keys), "is not known")
-            _value(document, keys, item)
+            if key != "protected":
+                _value(document, keys, item)
+            elif not isinstance(item, bool):
+                line = document.line(keys)
+                raise _wrong(document.path, line, ".".join(keys), "must be true or false")
         if "endpoint" not in table:
             raise _wrong(document.path, document.line(above), ".".join(above), "has no `endpoint`")
         found[name] = Environment(
@@ -352,20 +365,53 @@ def _environments(document: _Toml, environ: Mapping[str, str]) -> dict[str, Envi
             key=_file_key(document, above, table, environ),
             timeout=str(table["timeout"]) if "timeout" in table else None,
             origin=f"{document.path}:{document.line(above)}",
+            protected=table.get("protected", False),
         )
     return found
 
 
-_SPAN = re.compile(r"([1-9][0-9]{0,5})([dhm])")
+def _policy(document: _Toml) -> dict[str, Value]:
+    """Where the project file says that its policy is; the path is relative to the file."""
+    named = document.tree.get("policy")
+    if named is None:
+        return {}
+    line = document.line(("policy",))
+    if not isinstance(named, str) or not named or "\0" in named:
+        raise _wrong(document.path, line, "policy", "must be the path of a file")
+    return {"policy": Value(str(document.path.parent / named), f"{document.path}:{line}")}
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What a project file says of how plans are judged; nothing of it is carried out.
+
+    `policy` is the path of its policy file, where it names one; `protected` are the endpoints of
+    its protected environments.
+    """
+
+    policy: Path | None
+    protected: tuple[str, ...]
+
+
+def judging_in(path: Path, text: str) -> Judging:
+    """What a project file says, from its text. Raises ConfigError naming file, line and key."""
+    document = _Toml(path, text)
+    named = _policy(document).get("policy")
+    tables = document.tree.get("environments", {})
+    return Judging(
+        policy=Path(named.value) if named is not None else None,
+        protected=tuple(
+            str(table.get("endpoint"))
+            for table in (tables.values() if isinstance(tables, dict) else ())
+            if isinstance(table, dict) and table.get("protected") is True
+        ),
+    )
 
 
 def span(text: str) -> timedelta | None:
     """`7d`, `12h` or `30m`; None for anything else."""
-    found = _SPAN.fullmatch(text)
-    if found is None:
-        return None
-    unit = {"d": "days", "h": "hours", "m": "minutes"}[found.group(2)]
-    return timedelta(**{unit: int(found.group(1))})
+    seconds = span_seconds(text)
+    return timedelta(seconds=seconds) if seconds is not None else None
 
 
 def approvals_in(path: Path, text: str) -> Approvals | None:
@@ -500,7 +546,10 @@ _ENVIRON_KEYS = {
 }
 
 
-def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, Value]]:
+def _from_environ(environ: Mapping[str, str], cwd: Path) -> Iterator[tuple[str, Value]]:
+    if environ.get("HDEV_MEMORY_POLICY"):
+        place = str(cwd / environ["HDEV_MEMORY_POLICY"])
+        yield "policy", Value(place, "environment HDEV_MEMORY_POLICY")
     for variable, name in _ENVIRON_NAMES.items():
         if environ.get(variable):
             yield name, Value(environ[variable], f"environment {variable}")
@@ -713,6 +762,12 @@ def resolve(
         for side, place in places.items()
     }
     return Resolved(resolved["source"], resolved["target"], tuple(warnings))
+
+
+def place_of(text: str, settings: Settings) -> tuple[str, str]:
+    """The kind and the location of an endpoint. Raises UsageError."""
+    place = _split_endpoint(text, settings, frozenset())
+    return place.kind, place.location
 
 
 def _own_key(side: str, flags: EndFlags, place: _Place, settings: Settings) -> Secret | None:

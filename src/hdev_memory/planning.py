@@ -26,7 +26,9 @@ from hdev_memory.core.plan import (
     UnchangedDigest,
     encode,
 )
+from hdev_memory.core.policy import Facts, held
 from hdev_memory.errors import PolicyError, StoreError, UsageError
+from hdev_memory.findings import Judge, Watch
 
 _EVERY = 500
 """Entries between two progress events of one side."""
@@ -38,7 +40,8 @@ class Request:
 
     `home` is replaced by `~` in recorded paths, so that a plan names no person's folder. The rest
     is for plans from narrowed readers: findings that are known beforehand, how many entries of the
-    target are not looked at, and whether a mass of deletes is refused.
+    target are not looked at, and whether a mass of deletes is refused. `judge` is the policy that
+    the plan is judged by, which it records.
     """
 
     options: Options
@@ -49,6 +52,7 @@ class Request:
     findings: tuple[Finding, ...] = ()
     elsewhere: int = 0
     guarded: bool = True
+    judge: Judge | None = None
 
 
 def plan(
@@ -78,26 +82,51 @@ def plan(
     ours = _Counted("source", emit)
     theirs = _Counted("target", emit)
     collector = _Collector(normalisation, request.elsewhere)
+    watch = Watch([request.judge] if request.judge is not None else [])
 
     def tail() -> Tail:
         refuse_same_store(source, target)  # a snapshot may have met the other's store below it
         summary = collector.summary(ignored=source.ignored)
         if request.guarded:
             guard_deletes(summary, theirs.entries, options.max_delete)
+        watch.look(source, normalisation, _changed_meanwhile)
         return Tail(
             unchanged=collector.unchanged.result(),
             summary=summary,
-            findings=request.findings + _findings(head, summary),
+            findings=request.findings
+            + _judged(watch, head, summary, request.provenance.created)
+            + _findings(head, summary),
             effect=collector.tally.effect(normalisation),
             provenance=request.provenance,
         )
 
     with (
+        watch,
         contextlib.closing(ours.counted(_beside(source, target, scope, normalisation))) as left,
         contextlib.closing(theirs.counted(target.snapshot(scope, normalisation))) as right,
     ):
         outcomes = diff(left, right, rules, target.obstacle)
-        yield from encode(head, collector.actions(outcomes), tail)
+        yield from encode(head, watch.watched(collector.actions(outcomes)), tail)
+
+
+def _judged(watch: Watch, head: Head, summary: Summary, created: str) -> tuple[Finding, ...]:
+    facts = Facts(
+        summary=summary,
+        held=held(summary),
+        source=head.source.label,
+        target=head.target.label,
+        cas=head.target.capabilities.cas,
+        created=created,
+    )
+    return watch.findings(facts, created)
+
+
+def _changed_meanwhile(key: str) -> None:
+    raise StoreError(
+        "An entry was changed while the plan was made, so its content could not be judged.",
+        why=f"It is {key} in the source.",
+        hint="Run `hdev plan` again; nothing was written.",
+    )
 
 
 def _beside(
@@ -218,6 +247,13 @@ def refuse_same_store(source: Reader, target: Reader) -> None:
                 why=f"{there.location} keeps its entries in {here.endpoint.location}.",
                 hint=hint,
             )
+
+
+def same_place(one: Endpoint, other: Endpoint) -> bool:
+    """Whether two endpoints are one; a server is known by its address only."""
+    if one.kind == other.kind == "filesystem":
+        return os.path.realpath(one.location) == os.path.realpath(other.location)
+    return one.kind == other.kind and _address(one) == _address(other)
 
 
 def _stores(reader: Reader) -> set[str]:

@@ -131,7 +131,7 @@ def test_a_server_decides_its_durability_itself(hdev, planned, tmp_path):
 @pytest.mark.parametrize(
     "flag",
     [
-        "--policy=p.toml", "--sign-receipt=k", "--parallelism=0", "--parallelism=many",
+        "--sign-receipt=k", "--parallelism=0", "--parallelism=many",
         "--durability=some",
     ],
 )  # fmt: skip
@@ -142,9 +142,7 @@ def test_what_is_not_there_yet_is_refused_and_never_ignored(hdev, planned, flag)
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ("plan", "filesystem:source", "filesystem:t", "--policy", "p"),
-    ],
+    [],
 )
 def test_later_flags_of_plan_and_show_are_refused_as_well(hdev, planned, words):
     assert hdev(*words).status == 64

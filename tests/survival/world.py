@@ -160,7 +160,7 @@ def apply(place: Path, source: Path) -> engine.Outcome | None:
     ):
         if steps.already_finished(opened, (ours, theirs), journal):
             return None
-        return steps.carry_out(opened, (ours, theirs), journal, approvals=tuple)[0]
+        return steps.carry_out(opened, (ours, theirs), journal, policy=str, approvals=tuple)[0]
 
 
 def write_tree(folder: Path, files: Files) -> None:

@@ -26,6 +26,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("diff:diff", "Tell what changed between two plans."),
     "approve": ("approve:approve", "Sign that a plan may, or must not, be applied."),
     "approvals": ("approvals:approvals", "List a plan's approvals, and what each is worth."),
+    "policy check": ("policy:policy_check", "Tell what the policies find in a plan."),
+    "policy explain": ("policy:policy_explain", "Tell what the rules of a policy are."),
+    "policy override": ("policy:policy_override", "Sign that soft findings shall not stop a plan."),
     "apply": ("apply:apply", "Carry out exactly a plan, if nothing has drifted."),
     "verify": ("verify:verify", "Re-read the target and compare it with a plan."),
     "rollback": ("rollback:rollback", "Write a plan that undoes another one."),
@@ -63,6 +66,7 @@ GROUPS = {
     "backups": "List and remove pre-images.",
     "ci": "Bring a plan into the review of a pull request.",
     "config": "Look at the configuration.",
+    "policy": "Judge plans by rules, and lift soft findings.",
     "lock": "See and break the lock on a memory.",
     "memory-server keys": "Make, list and revoke the API keys of a server.",
 }

@@ -57,6 +57,7 @@ def apply(
             help="Sign the receipt, and so the log's head, with it.",
         ),
     ] = None,
+    policy: flags.Policy = None,
     json: flags.Json = False,
     json_into: flags.JsonInto = None,
 ) -> int:
@@ -64,13 +65,15 @@ def apply(
 
     Every action is compared with both ends before the first write, and each entry once more at the
     moment of its write. The paths and URLs tell where the ends lie on this machine. Where approvals
-    are asked for, by hdev.toml or by a flag, they must be there and count (exit 6).
+    are asked for, by hdev.toml or by a flag, they must be there and count (exit 6). The plan is
+    judged by the policy that it was made under, by the project's, and by the one that is given;
+    the stricter wins (exit 5).
     """
     import contextlib
 
     from hdev_memory import apply as engine
     from hdev_memory import plandir
-    from hdev_memory.cli import context, eventlines, gate, signatures, steps
+    from hdev_memory.cli import context, eventlines, gate, policing, signatures, steps
     from hdev_memory.config import EndFlags, resolve
     from hdev_memory.errors import HdevError, PlanError
 
@@ -88,7 +91,7 @@ def apply(
         shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
         settings = context.settings()
         key = signatures.key_file(settings, sign_receipt) if sign_receipt is not None else None
-        asked = gate.Asked(allowed_signers, require_approvals, trust_ref)
+        asked = gate.Asked(allowed_signers, require_approvals, trust_ref, policy)
         source, target = steps.ends_of(
             settings,
             opened,
@@ -127,12 +130,14 @@ def apply(
                     )
                 signatures.tell(opened.folder, signed, aloud=not lines.on_stdout)
                 return ending.exit
+            gates = policing.Gates(opened, ends, settings, asked, journal, lines)
             try:
                 outcome, receipt = steps.carry_out(
                     opened,
                     ends,
                     journal,
-                    approvals=lambda: gate.check(opened, settings, asked, journal, lines),
+                    policy=gates.policy,
+                    approvals=gates.approvals,
                     keep_going=keep_going,
                     durability=durability,
                     allow_unguarded=allow_unguarded,

@@ -23,13 +23,14 @@ def approvals(
     import contextlib
 
     from hdev_memory import plandir
-    from hdev_memory.cli import context, eventlines, gate
+    from hdev_memory.cli import context, eventlines, gate, policing
 
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(eventlines.told(json=json))
         opened = stack.enter_context(plandir.load(plan))
         settings = context.settings()
-        by = gate.rules(settings, gate.Asked(allowed_signers, require_approvals, trust_ref))
+        asked = gate.Asked(allowed_signers, require_approvals, trust_ref)
+        by = policing.approval_rules(settings, asked, opened)
         records = (record for record, _ in plandir.read_audit(opened.folder))
         verdict = gate.judged(opened, settings, by, records)
         for one in verdict.standings:

@@ -61,7 +61,7 @@ def approve(
 
     from hdev_memory import apply as engine
     from hdev_memory import plandir, signing
-    from hdev_memory.cli import context, eventlines, gate, steps
+    from hdev_memory.cli import context, eventlines, gate, policing, steps
     from hdev_memory.core import approval
 
     with contextlib.ExitStack() as stack:
@@ -69,18 +69,19 @@ def approve(
         opened = stack.enter_context(plandir.load(plan))
         steps.check_expected(opened, expect)
         settings = context.settings()
-        by = gate.rules(settings, gate.Asked())
-        who, key_file = _signer(settings, principal, key)
+        by = policing.approval_rules(settings, gate.Asked(), opened)
+        who, key_file = signer(settings, principal, key)
         statement = _statement(opened, by, who, reject=reject, comment=comment, expires=expires)
         engine.check_expiry(opened.plan, context.now())
         _refuse_author(opened, by, statement)
-        _refuse_more(opened)
-        _show(opened, lines)
-        interactive = _confirm(opened, by, statement, yes=yes)
+        refuse_more(opened)
+        show(opened, lines)
+        verb = "reject" if reject else "approve"
+        interactive = confirm(opened, by, who, verb, yes=yes)
         raw = approval.encode(statement)
         signature = signing.sign(key_file, raw, settings.environ, interactive=interactive)
         signed = plandir.Signed(statement.name, raw, signature)
-        fingerprint = _verified(settings, by, who, signed)
+        fingerprint = verified(settings, by, who, signed)
         journal = stack.enter_context(steps.held(opened))
         steps.record_approval(opened, journal, statement, fingerprint)
         steps.put_approval(opened, signed)
@@ -116,7 +117,7 @@ def approve(
         return 0
 
 
-def _signer(settings: Settings, principal: str | None, key: Path | None) -> tuple[str, Path]:
+def signer(settings: Settings, principal: str | None, key: Path | None) -> tuple[str, Path]:
     """Who signs, and with which key: given, else configured. Raises UsageError."""
     from hdev_memory.cli import signatures, steps
     from hdev_memory.errors import UsageError
@@ -197,7 +198,7 @@ def _refuse_author(opened: OpenPlan, by: Rules, statement: Statement) -> None:
         )
 
 
-def _refuse_more(opened: OpenPlan) -> None:
+def refuse_more(opened: OpenPlan) -> None:
     """Raise ApprovalError where one more statement would be one too many to read."""
     from hdev_memory import plandir
     from hdev_memory.core import approval
@@ -211,7 +212,7 @@ def _refuse_more(opened: OpenPlan) -> None:
         )
 
 
-def _show(opened: OpenPlan, lines: Lines) -> None:
+def show(opened: OpenPlan, lines: Lines) -> None:
     """The head of the review: what would be done where, until when, and what is remarkable."""
     import sys
 
@@ -228,7 +229,7 @@ def _show(opened: OpenPlan, lines: Lines) -> None:
     tell(f"{text}{made}.")
 
 
-def _confirm(opened: OpenPlan, by: Rules, statement: Statement, *, yes: bool) -> bool:
+def confirm(opened: OpenPlan, by: Rules, who: str, verb: str, *, yes: bool) -> bool:
     """Whether a person at the terminal has confirmed; False where none was to be asked.
 
     Raises ApprovalError for a principal that may not sign unattended, UsageError where nobody can
@@ -240,10 +241,10 @@ def _confirm(opened: OpenPlan, by: Rules, statement: Statement, *, yes: bool) ->
     from hdev_memory.errors import ApprovalError, HdevError, UsageError
 
     if yes:
-        if not approval.among(by.unattended, statement.principal):
+        if not approval.among(by.unattended, who):
             raise ApprovalError(
                 "This principal may not sign without a person at a terminal.",
-                why=f"{statement.principal} is not among the `unattended` of [approvals].",
+                why=f"{who} is not among the `unattended` of [approvals].",
                 hint="Leave --yes out, and answer at a terminal.",
             )
         return False
@@ -253,7 +254,6 @@ def _confirm(opened: OpenPlan, by: Rules, statement: Statement, *, yes: bool) ->
             why="An approval is confirmed by a person.",
             hint="Run it at a terminal, or with --yes as an `unattended` principal.",
         )
-    verb = "reject" if statement.decision == "reject" else "approve"
     print(
         f"To {verb} it, type the first {DIGITS} hex digits of the plan id: ",
         end="",
@@ -269,7 +269,7 @@ def _confirm(opened: OpenPlan, by: Rules, statement: Statement, *, yes: bool) ->
     return True
 
 
-def _verified(settings: Settings, by: Rules, who: str, signed: Signed) -> str:
+def verified(settings: Settings, by: Rules, who: str, signed: Signed) -> str:
     """The fingerprint of the key, once its signature has been found to hold here.
 
     Raises ApprovalError where it does not. Where nobody has said who may sign, it is only held

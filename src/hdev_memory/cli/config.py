@@ -63,7 +63,7 @@ def config_check(
     The files that [approvals] names are read as well; exit 6 when they cannot be used.
     """
     from hdev_memory.backends import open_backend
-    from hdev_memory.cli import context, eventlines, gate
+    from hdev_memory.cli import context, eventlines, gate, policing
     from hdev_memory.config import EndFlags, resolve
     from hdev_memory.errors import HdevError
     from hdev_memory.review.inert import inert
@@ -71,6 +71,7 @@ def config_check(
     with eventlines.told(json=json, into=json_into) as lines:
         settings = context.settings()
         gate.rules(settings, gate.Asked())
+        policing.for_planning(settings, None)
         looked = tuple(settings.environments) if online else ()
         wrong = 0
         for name in looked:

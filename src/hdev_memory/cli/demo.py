@@ -89,7 +89,9 @@ def _tell(folder: Path) -> None:
                 say(text)
                 say("2. hdev apply plan")
                 with steps.held(opened) as journal:
-                    outcome, receipt = steps.carry_out(opened, ends, journal, approvals=tuple)
+                    outcome, receipt = steps.carry_out(
+                        opened, ends, journal, policy=str, approvals=tuple
+                    )
                 steps.print_outcome(opened, outcome, receipt)
                 right, wrong = engine.verify(opened, ends[1])
                 say()
@@ -102,7 +104,7 @@ def _tell(folder: Path) -> None:
                 _fill(served, {"people/ann": ("Ann is on leave.\n", {"tags": ["person"]})})
                 try:
                     with steps.held(late) as journal:
-                        steps.carry_out(late, ends, journal, approvals=tuple)
+                        steps.carry_out(late, ends, journal, policy=str, approvals=tuple)
                 except engine.DriftFound as error:
                     steps.tell_drift(error, late, ends)
                     say(f"Refused: {error.what}")

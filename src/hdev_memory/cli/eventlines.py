@@ -22,6 +22,7 @@ from hdev_memory.core.audit import HeadText, Time
 from hdev_memory.core.digest import Digest, NamedDigest
 from hdev_memory.core.entry import Value
 from hdev_memory.core.plan import Count, Summary
+from hdev_memory.core.rules import Level
 from hdev_memory.errors import HdevError
 
 FORMAT: Final = "hdev-events/1"
@@ -92,6 +93,18 @@ class Approval(Line, frozen=True, tag="approval"):
     worth: Worth
     why: str
     comment: str
+
+
+class Finding(Line, frozen=True, tag="finding"):
+    """What a rule of a policy has found; `lifted` says that an override lets it pass."""
+
+    rule: str
+    level: Level
+    key: str | None
+    line: int | None
+    text: str
+    digest: str
+    lifted: bool
 
 
 class Endpoint(Line, frozen=True, tag="endpoint"):
@@ -283,6 +296,18 @@ class ApprovalsEnding(Ending, frozen=True, tag="summary"):
     allowed: bool
     missing: tuple[str, ...]
     command: Literal["approvals"] = "approvals"
+
+
+class OverrideEnding(Ending, frozen=True, tag="summary"):
+    """`head` is the log's."""
+
+    plan: str
+    plan_id: str
+    name: str
+    principal: str
+    findings: tuple[str, ...]
+    head: str
+    command: Literal["policy override"] = "policy override"
 
 
 class MigrateEnding(Ending, frozen=True, tag="summary"):

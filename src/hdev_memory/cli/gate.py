@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,9 @@ from hdev_memory import plandir, signing, trust
 from hdev_memory.cli.context import instant, note, now
 from hdev_memory.cli.eventlines import Approval, Lines
 from hdev_memory.config import PROJECT_FILE, Approvals, Settings, approvals_in
-from hdev_memory.core import approval, audit
+from hdev_memory.core import approval, audit, override
+from hdev_memory.core.policy import required
+from hdev_memory.core.rules import Policy
 from hdev_memory.errors import ApprovalError, ConfigError, TrustError
 
 
@@ -27,6 +29,20 @@ class Asked:
     allowed_signers: Path | None = None
     require: int | None = None
     trust_ref: str | None = None
+    policy: Path | None = None
+
+
+Files = trust.Checkout | trust.Commit
+
+
+def files_of(settings: Settings, asked: Asked) -> Files:
+    """Where the rules are read from: the checkout, or the one commit of a git ref.
+
+    Raises UsageError and TrustError.
+    """
+    if asked.trust_ref is None:
+        return trust.Checkout()
+    return trust.Commit(settings.cwd, asked.trust_ref, settings.environ)
 
 
 @dataclass(frozen=True)
@@ -39,23 +55,30 @@ class Rules:
     unattended: tuple[str, ...]
 
 
-def rules(settings: Settings, asked: Asked) -> Rules:
-    """The rules of the project, from disk or from a git ref, and those of the command line.
+def rules(
+    settings: Settings,
+    asked: Asked,
+    policies: Sequence[Policy] = (),
+    files: Files | None = None,
+) -> Rules:
+    """The rules of the project, from disk or from a git ref, those of the command line, and what
+    policies ask for. `files` is what `files_of` gave, where somebody has asked before.
 
     Raises TrustError when they cannot be read or contradict themselves, and where a ref that was
     given says nothing at all: then nothing would be judged.
     """
-    files: trust.Files = trust.Checkout()
+    files = files if files is not None else files_of(settings, asked)
     configured = settings.approvals
-    if asked.trust_ref is not None:
-        files = commit = trust.Commit(settings.cwd, asked.trust_ref, settings.environ)
-        configured = _committed(commit, settings.cwd)
-        if configured is None and not (asked.require or asked.allowed_signers):
+    if isinstance(files, trust.Commit):
+        configured = _committed(files, settings.cwd)
+        if configured is None and not (asked.require or asked.allowed_signers or policies):
+            assert asked.trust_ref is not None
             raise trust.unusable(asked.trust_ref, f"there is no [approvals] in a {PROJECT_FILE}")
     requirement = configured.requirement if configured is not None else approval.Requirement()
     if configured is None and asked.allowed_signers is not None:
         requirement = approval.stricter(requirement, 1)
     requirement = approval.stricter(requirement, asked.require or 0)
+    requirement = required(requirement, policies)
     signers = _signers_place(settings, asked, configured)
     if signers is None and requirement.asked:
         raise TrustError(
@@ -118,6 +141,8 @@ def presented(
             if isinstance(item, plandir.Stray):
                 found.append(approval.Dubious(item.name, item.why))
                 continue
+            if override.is_override(item.statement):
+                continue  # it lifts findings, and approves nothing; see `policing`
             try:
                 found.append(_genuine(item, by, verifier, moment))
             except approval.NoStatement as error:
@@ -160,10 +185,12 @@ def check(
     asked: Asked,
     journal: plandir.Journal,
     lines: Lines,
+    policies: Sequence[Policy] = (),
+    files: Files | None = None,
 ) -> tuple[approval.Counted, ...]:
     """The approvals that count, where they are enough. Raises ApprovalError where they are not,
     after having told what each is worth."""
-    by = rules(settings, asked)
+    by = rules(settings, asked, policies, files)
     if by.root is None and not journal.rejections:
         return ()
     verdict = judged(opened, settings, by, [*journal.records, *journal.rejections])
@@ -205,12 +232,17 @@ def refusal(opened: plandir.OpenPlan, verdict: approval.Verdict) -> ApprovalErro
     return ApprovalError(what, why=f"{'; '.join(verdict.missing)}.", hint=hint)
 
 
-def refuse_one_step(settings: Settings) -> None:
+def refuse_one_step(settings: Settings, policy: Policy | None) -> None:
     """Raise ApprovalError where approvals are required, for a command that plans and applies."""
     configured = settings.approvals
+    said = []
     if configured is not None and configured.requirement.asked:
+        said.append(f"[approvals] in {configured.origin}")
+    if policy is not None and policy.require_approvals is not None:
+        said.append("the policy's rule require_approvals")
+    if said:
         raise ApprovalError(
             "This project requires approvals, and one step leaves no time to give them.",
-            why=f"[approvals] in {configured.origin} says so.",
+            why=f"So says {' and '.join(said)}.",
             hint="Make a plan with `hdev plan`, have it approved, then run `hdev apply`.",
         )

@@ -29,6 +29,7 @@ def migrate_memory(
     overwrite: flags.Overwrite = False,
     delete: flags.Delete = False,
     max_delete: flags.MaxDelete = None,
+    policy: flags.Policy = None,
     insecure_http: flags.InsecureHttp = False,
     parallelism: flags.Parallelism = None,
     json: flags.Json = False,
@@ -49,6 +50,7 @@ def migrate_memory(
             overwrite=overwrite,
             delete=delete,
             max_delete=max_delete,
+            policy=policy,
             plans=Path("plans"),
             insecure_http=insecure_http,
             parallelism=parallelism,
@@ -67,19 +69,21 @@ def run_migration(
     plans: Path,
     delete: bool = False,
     max_delete: str | None = None,
+    policy: Path | None = None,
     insecure_http: bool = False,
     parallelism: int | None = None,
     lines: Lines | None = None,
 ) -> int:
     """Migrate, print the statistics, and return the exit status. Raises HdevError."""
     from hdev_memory import apply as engine
-    from hdev_memory.cli import context, eventlines, gate, steps
+    from hdev_memory.cli import context, eventlines, gate, policing, steps
     from hdev_memory.config import resolve
     from hdev_memory.core.diff import Blocked
 
     lines = lines if lines is not None else eventlines.Lines(json=False)
+    judge = policing.for_planning(settings, policy)
     if not dry_run:
-        gate.refuse_one_step(settings)
+        gate.refuse_one_step(settings, judge.policy if judge is not None else None)
     resolved = resolve(
         settings,
         source,
@@ -95,24 +99,29 @@ def run_migration(
         delete=delete,
         max_delete=max_delete,
         author=settings.get("principal"),
+        judge=judge,
     )
     with (
         steps.opened_ends(resolved.source, resolved.target) as ends,
         steps.make_plan(resolved, ends, wish, None, plans, lines=lines) as opened,
     ):
         summary = opened.plan.tail.summary
+        policing.emit(opened.plan.tail.findings, frozenset(), lines)
         errors = [(a.key, a.reason) for a in opened.actions() if isinstance(a, Blocked)]
         context.note(f"Plan: {opened.folder}")
         copied, deleted = summary.create + summary.overwrite, summary.delete
         head, complete = None, True
         if (summary.found or summary.writes) and not dry_run:
             with steps.held(opened) as journal:
+                asked = gate.Asked(policy=policy)
+                gates = policing.Gates(opened, ends, settings, asked, journal, lines)
                 try:
                     outcome, receipt = steps.carry_out(
                         opened,
                         ends,
                         journal,
-                        approvals=lambda: (),  # none are required: that was asked first
+                        policy=gates.policy,
+                        approvals=gates.approvals,
                         keep_going=True,
                         lines=lines,
                     )
@@ -128,7 +137,7 @@ def run_migration(
         for key, reason in errors:
             lines.emit(eventlines.Failed(key=key, reason=reason))
         ending = eventlines.MigrateEnding(
-            exit=4 if errors or not complete else 0,
+            exit=4 if errors or not complete else steps.status_of(opened, 0) if dry_run else 0,
             plan=str(opened.folder),
             plan_id=opened.plan.plan_id,
             dry_run=dry_run,

@@ -96,6 +96,10 @@ TrustRef = Annotated[
     str | None,
     typer.Option("--trust-ref", metavar="REF", help="Read what judges the plan from this git ref."),
 ]
+Policy = Annotated[
+    Path | None,
+    typer.Option("--policy", metavar="FILE", help="Judge it by this policy (hdev-policy.toml)."),
+]
 Author = Annotated[
     str | None,
     typer.Option(

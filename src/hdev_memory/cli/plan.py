@@ -57,6 +57,7 @@ def plan(
         bool,
         typer.Option("--no-cache", help="Accepted; there is no cache yet: everything is read."),
     ] = False,
+    policy: flags.Policy = None,
     principal: flags.Author = None,
     insecure_http: flags.InsecureHttp = False,
     parallelism: flags.Parallelism = None,
@@ -67,11 +68,12 @@ def plan(
 
     An endpoint is `filesystem`, `filesystem:PATH`, `http:https://HOST`, `https://HOST`, or the name
     of an environment from hdev.toml; the source is the local memory unless it is given. A PATTERN
-    is one of gitignore, matched against keys. Nothing is written but the plan's folder.
+    is one of gitignore, matched against keys. Nothing is written but the plan's folder. Where the
+    policy has a hard finding the plan is written for review, and the exit is 5.
     """
     import contextlib
 
-    from hdev_memory.cli import context, eventlines, steps
+    from hdev_memory.cli import context, eventlines, policing, steps
     from hdev_memory.config import EndFlags, resolve
     from hdev_memory.errors import UsageError
 
@@ -102,6 +104,7 @@ def plan(
             tuple(exclude or ()),
             expires,
             steps.author(settings, principal),
+            policing.for_planning(settings, policy),
         )
         ends = stack.enter_context(steps.opened_ends(resolved.source, resolved.target))
         review = steps.Reviewer(ends, content=not no_content)
@@ -109,5 +112,7 @@ def plan(
             steps.make_plan(resolved, ends, wish, out, Path("plans"), review=review, lines=lines)
         )
         status = 2 if detailed_exitcode and opened.plan.tail.summary.writes else 0
+        status = steps.status_of(opened, status)
+        policing.emit(opened.plan.tail.findings, frozenset(), lines)
         steps.tell_plan(opened, review, settings, lines, status)
         return status

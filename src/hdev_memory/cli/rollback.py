@@ -22,6 +22,7 @@ def rollback(
     expires: Annotated[
         str, typer.Option("--expires", metavar="SPAN", help="7d, 12h, 30m or never.")
     ] = "7d",
+    policy: flags.Policy = None,
     principal: flags.Author = None,
     target_path: flags.TargetPath = None,
     target_url: flags.TargetUrl = None,
@@ -45,7 +46,7 @@ def rollback(
     from hdev_memory import rollback as undoing
     from hdev_memory.backends import open_backend
     from hdev_memory.backends.base import Where
-    from hdev_memory.cli import context, eventlines, steps
+    from hdev_memory.cli import context, eventlines, policing, steps
     from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, resolve
     from hdev_memory.core.plan import Finding
     from hdev_memory.errors import HdevError
@@ -108,6 +109,7 @@ def rollback(
                     delete=True,
                     expires=expires,
                     author=steps.author(settings, principal),
+                    judge=policing.for_planning(settings, policy),
                 ),
                 out,
                 Path("plans"),
@@ -117,5 +119,7 @@ def rollback(
                 readers=readers,
             )
         )
-        steps.tell_plan(made, reviewer, settings, lines, 0, undoes=opened.plan.plan_id)
-        return 0
+        status = steps.status_of(made, 0)
+        policing.emit(made.plan.tail.findings, frozenset(), lines)
+        steps.tell_plan(made, reviewer, settings, lines, status, undoes=opened.plan.plan_id)
+        return status

@@ -45,8 +45,11 @@ from hdev_memory.cli.progress import Shown
 from hdev_memory.config import EndFlags, Resolved, ResolvedEnd, Settings, resolve, span
 from hdev_memory.core.approval import Counted, Statement, encode, is_principal, used
 from hdev_memory.core.digest import named, sha256
+from hdev_memory.core.override import Override
+from hdev_memory.core.override import encode as encode_override
 from hdev_memory.core.plan import End, Limits, Options, Provenance
 from hdev_memory.errors import AuditError, HdevError, LockedError, PlanError, UsageError
+from hdev_memory.findings import Judge
 from hdev_memory.review import document, markdown, metadata, reading
 from hdev_memory.review.inert import inert
 
@@ -112,6 +115,7 @@ class Wish:
     exclude: tuple[str, ...] = ()
     expires: str = DEFAULT_EXPIRY
     author: str | None = None
+    judge: Judge | None = None
 
     def options(self) -> Options:
         if self.max_delete is not None:
@@ -136,6 +140,7 @@ class Wish:
             include=self.include,
             exclude=self.exclude,
             limits=Limits(max_entry_bytes=MAX_ENTRY_BYTES),
+            policy=self.judge.policy if self.judge is not None else None,
         )
 
 
@@ -277,6 +282,7 @@ def make_plan(
             author=wish.author,
         ),
         home=str(home()),
+        judge=wish.judge,
     )
     if out is None:
         stem = f"{created:%Y-%m-%d}-{resolved.source.label}-to-{resolved.target.label}"
@@ -421,6 +427,7 @@ def carry_out(
     ends: tuple[Backend, Backend],
     journal: plandir.Journal,
     *,
+    policy: Callable[[], str],
     approvals: Callable[[], tuple[Counted, ...]],
     keep_going: bool = False,
     durability: Durability = "full",
@@ -430,7 +437,8 @@ def carry_out(
 ) -> tuple[engine.Outcome, plandir.Receipt]:
     """Apply, and write the receipt. Raises HdevError only where nothing was written.
 
-    `approvals` tells which ones count, or raises what refuses the plan; see `gate`.
+    `policy` tells what the log says of it, and `approvals` which ones count; each raises what
+    refuses the plan, see `policing` and `gate`.
     """
     plan = opened.plan
     remarks = [UNSYNCED] if durability == "none" else []
@@ -445,10 +453,13 @@ def carry_out(
             engine.check_ends(plan.head, *ends)
             planning.refuse_same_store(*ends)
             engine.check_expiry(plan, now())
+            lifted = policy()
             counted = approvals()
         except HdevError as error:
             refuse(journal, opened, run, error)
             raise
+        if lifted:
+            remarks.append(lifted)
         if counted:
             remarks.append(used(counted))
         run = replace(run, remark="; ".join(remarks))
@@ -522,6 +533,20 @@ def record_approval(
         run=new_run(),
         reason=statement.comment,
         evidence=f"{statement.principal} {key} statement {sha256(encode(statement))}",
+    )
+    journal.append([record])
+
+
+def record_override(
+    opened: plandir.OpenPlan, journal: plandir.Journal, statement: Override, key: str
+) -> None:
+    """Record that somebody has lifted findings, before the statement is put in its place."""
+    record = engine.make_record(
+        "overridden",
+        plan_id=opened.plan.plan_id,
+        run=new_run(),
+        reason=inert(statement.reason)[:2000],
+        evidence=f"{statement.principal} {key} statement {sha256(encode_override(statement))}",
     )
     journal.append([record])
 
@@ -663,6 +688,8 @@ def compared_with_source(
 def _between(
     opened: plandir.OpenPlan, keys: Iterable[str], source: Reader, target: Reader
 ) -> dict[str, tuple[str, ...]]:
+    withheld = reading.withheld(opened)
+    keys = [key for key in keys if not withheld(key)]
     try:
         return metadata.between(keys, source, target, opened.plan.head.normalisation)
     except HdevError as error:
@@ -697,9 +724,33 @@ def tell_plan(
 
     described = review(opened, opened.folder.name)
     say(terminal.render(described, width=width(), colour=colour(sys.stdout)))
+    say(_next(opened, settings, status))
+
+
+def _next(opened: plandir.OpenPlan, settings: Settings, status: int) -> str:
+    """What to do with a plan that was just made."""
+    if status == REFUSED:
+        return f"The policy refuses it: hdev policy check {opened.folder} tells why."
+    if not opened.plan.tail.summary.writes:
+        return "Nothing to do."
+    soft = sum(one.level == "soft" for one in opened.plan.tail.findings)
+    if soft:
+        return f"Next: hdev policy override {opened.folder}, as {soft} of its findings are soft."
     approvals = settings.approvals
-    command = "approve" if approvals is not None and approvals.requirement.asked else "apply"
-    say(f"Next: hdev {command} {opened.folder}" if summary.writes else "Nothing to do.")
+    policy = opened.plan.head.options.policy
+    asked = (approvals is not None and approvals.requirement.asked) or (
+        policy is not None and policy.require_approvals is not None
+    )
+    return f"Next: hdev {'approve' if asked else 'apply'} {opened.folder}"
+
+
+REFUSED = 5
+
+
+def status_of(opened: plandir.OpenPlan, otherwise: int) -> int:
+    """How a command that has made a plan exits: 5 where no apply will ever carry it out."""
+    hard = any(one.level == "hard" for one in opened.plan.tail.findings)
+    return REFUSED if hard else otherwise
 
 
 def tell_states(expected: str, found: str, differ: tuple[str, ...]) -> None:

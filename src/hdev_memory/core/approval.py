@@ -18,7 +18,8 @@ import msgspec
 from hdev_memory.core import audit
 from hdev_memory.core.digest import Digest, sha256
 from hdev_memory.core.entry import Value
-from hdev_memory.core.plan import Count, Instant, Plan, Principal
+from hdev_memory.core.plan import Count, Instant, Plan
+from hdev_memory.core.rules import Principal
 
 FORMAT: Literal["hdev-approval/1"] = "hdev-approval/1"
 

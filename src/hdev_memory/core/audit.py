@@ -29,6 +29,7 @@ Event = Literal[
     "planned",
     "approved",
     "rejected",
+    "overridden",
     "refused",
     "started",
     "resumed",

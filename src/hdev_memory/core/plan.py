@@ -34,6 +34,7 @@ from hdev_memory.core.entry import (
     Value,
     check_key,
 )
+from hdev_memory.core.rules import Level, Policy, Principal
 from hdev_memory.errors import PlanError
 
 FORMAT = "hdev-plan/1"
@@ -68,8 +69,8 @@ class Limits(Value, frozen=True):
     max_entry_bytes: Count
 
 
-class Options(Value, frozen=True):
-    """What was asked for."""
+class Options(Value, frozen=True, omit_defaults=True):
+    """What was asked for; `policy` is what the plan was judged by when it was made, if any."""
 
     overwrite: bool
     delete: bool
@@ -78,6 +79,7 @@ class Options(Value, frozen=True):
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     limits: Limits
+    policy: Policy | None = None
 
 
 class Head(Value, frozen=True):
@@ -120,17 +122,19 @@ class Summary(Value, frozen=True):
         return self.create + self.overwrite + self.delete
 
 
-class Finding(Value, frozen=True):
-    """Something that whoever reviews the plan should know; `key` is null for the whole plan."""
+class Finding(Value, frozen=True, omit_defaults=True):
+    """Something that whoever reviews the plan should know; `key` is null for the whole plan.
+
+    What a rule of a policy has found has a `digest`, which names it in an override. `line` is that
+    of the entry's content, from 1; left out where it is not about one line.
+    """
 
     rule: str
-    level: Literal["advisory", "soft", "hard"]
+    level: Level
     key: str | None
     text: str
-
-
-Principal = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._@+=-]{0,127}\Z")]
-"""Who signs or makes a plan: a name as in `allowed_signers`, fit for a file's name as it stands."""
+    line: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    digest: Digest | None = None
 
 
 class Provenance(Value, frozen=True, omit_defaults=True):

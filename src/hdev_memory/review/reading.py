@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -105,11 +105,15 @@ def read(
     """
     options = opened.plan.head.options
     chosen, left = _chosen(opened, bounds, only, key)
+    hidden = withheld(opened)
     details: dict[str, Details] = {}
     room = bounds.all_lines
     why = ""
     try:
         for action, ours, theirs in _both(chosen, source, target):
+            if hidden(action.key):
+                details[action.key] = Details(note=WITHHELD)
+                continue
             found = _details(
                 action,
                 ours,
@@ -129,6 +133,18 @@ def read(
             if action.key not in details:
                 left[kind_of(action)] = left.get(kind_of(action), 0) + 1
     return Looked(details=details, left=left, twins=twins, why=why)
+
+
+WITHHELD = "what it holds is not shown: a secret was found in it"
+
+
+def withheld(opened: OpenPlan) -> Callable[[str], bool]:
+    """Whether what an entry holds is left out of everything, because it may hold a secret.
+
+    Where more secrets were found than a plan lists, no entry is shown.
+    """
+    keys = {one.key for one in opened.plan.tail.findings if one.rule == "secrets"}
+    return lambda key: None in keys or key in keys
 
 
 Readable = Create | Overwrite | Delete | Skip
