@@ -209,15 +209,15 @@ def test_a_bounded_page_keeps_within_its_bytes_and_drops_what_destroys_last(tmp_
     assert created == 0 or deleted == 40
 
 
-@pytest.mark.parametrize("counts", [True, False])
-def test_approvals_are_listed_inert_with_whether_they_count(tmp_path, counts):
+@pytest.mark.parametrize("worth", ["counts", "blocks", "nothing"])
+def test_approvals_are_listed_inert_with_what_they_are_worth(tmp_path, worth):
     described = pages.ordinary(tmp_path)
     line = document.ApprovalLine(
         principal=inert(plans.BIDI),
         decision="approve",
-        counts=counts,
-        reason=inert(plans.HTML),
-        created="2026-01-03T00:00:00Z",
+        worth=worth,
+        why=inert(plans.HTML),
+        comment=inert(plans.ESCAPES),
     )
     heading = msgspec.structs.replace(described.heading, approvals=(line,))
     parsed = Parsed(html.render(msgspec.structs.replace(described, heading=heading)))
@@ -226,7 +226,7 @@ def test_approvals_are_listed_inert_with_whether_they_count(tmp_path, counts):
     )[2].partition("</section>")[0]  # fmt: skip
 
     assert inert(plans.BIDI) in section
-    assert f"<td>{'yes' if counts else 'no'}</td>" in section
+    assert f"<td>{worth}</td>" in section
     assert len([tag for tag, _ in parsed.elements if tag == "img"]) == 0
     assert "None recorded." not in section
 

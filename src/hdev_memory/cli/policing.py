@@ -12,7 +12,7 @@ import msgspec
 from hdev_memory import plandir, planning, signing, trust
 from hdev_memory.backends.base import Backend, Endpoint, Reader, Scope
 from hdev_memory.cli import gate
-from hdev_memory.cli.context import instant, note, now
+from hdev_memory.cli.context import instant, note, now, warn
 from hdev_memory.cli.eventlines import Finding as FindingLine
 from hdev_memory.cli.eventlines import Lines
 from hdev_memory.config import POLICY_FILE, PROJECT_FILE, Judging, Settings, judging_in, place_of
@@ -23,7 +23,7 @@ from hdev_memory.core.digest import named
 from hdev_memory.core.plan import Finding
 from hdev_memory.core.rules import Policy, content_rules
 from hdev_memory.core.tomllines import lines_of
-from hdev_memory.errors import ConfigError, PolicyError, TrustError, UsageError
+from hdev_memory.errors import ConfigError, HdevError, PolicyError, TrustError, UsageError
 from hdev_memory.findings import Judge, Watch
 
 SHOWN = 50
@@ -71,6 +71,20 @@ def standards(
         policies.append(_checked(planned, "the plan", 1))
     distinct = {policy.digest: policy for policy in policies}
     return Standards(tuple(distinct.values()), current, protected)
+
+
+def standings(opened: plandir.OpenPlan, settings: Settings) -> tuple[approval.Standing, ...]:
+    """For a review: what lies among a plan's approvals, and what each is worth by the project's
+    rules. Where that cannot be told, a warning says why, and the review is there without it."""
+    try:
+        if next(plandir.read_approvals(opened.folder), None) is None:
+            return ()
+        by = approval_rules(settings, gate.Asked(), opened)
+        records = (record for record, _ in plandir.read_audit(opened.folder))
+        return gate.judged(opened, settings, by, records).standings
+    except HdevError as error:
+        warn(f"the approvals are not shown. {error}")
+        return ()
 
 
 def approval_rules(settings: Settings, asked: gate.Asked, opened: plandir.OpenPlan) -> gate.Rules:

@@ -7,11 +7,12 @@ Every text in it is inert; renderers decide only how it looks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import assert_never
 
 import msgspec
 
+from hdev_memory.core.approval import Standing
 from hdev_memory.core.diff import AnyAction, Blocked, Create, Delete, Overwrite, Skip
 from hdev_memory.core.entry import Value
 from hdev_memory.core.plan import End, Finding, Summary
@@ -58,12 +59,23 @@ class EndLine(Value, frozen=True):
 
 
 class FindingLine(Value, frozen=True):
-    """Something that whoever reviews should know, of one entry or (`key` None) of the plan."""
+    """Something that whoever reviews should know, of one entry or (`key` None) of the plan.
+
+    `line` is that of its content. `digest` names what a policy found, and is what an override
+    takes.
+    """
 
     level: str
     rule: str
     key: str | None
     text: str
+    line: int | None = None
+    digest: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is: the key, with the line where it is about one; empty for the plan."""
+        return (self.key or "") + (f", line {self.line}" if self.line is not None else "")
 
 
 class AuditHead(Value, frozen=True):
@@ -76,13 +88,17 @@ class AuditHead(Value, frozen=True):
 
 
 class ApprovalLine(Value, frozen=True):
-    """What one principal decided; `counts` is False where it does not, and `reason` says why."""
+    """What one signed decision was worth when the review was made, and why.
+
+    `worth` is `counts`, `blocks` or `nothing`; `principal` and `decision` are empty for what is no
+    statement.
+    """
 
     principal: str
     decision: str
-    counts: bool
-    reason: str
-    created: str
+    worth: str
+    why: str
+    comment: str
 
 
 class Heading(Value, frozen=True):
@@ -99,6 +115,7 @@ class Heading(Value, frozen=True):
     created: str
     expires: str | None
     tool: str
+    author: str | None = None
     audit: AuditHead | None = None
     approvals: tuple[ApprovalLine, ...] = ()
 
@@ -118,9 +135,16 @@ class Document(Value, frozen=True):
     why: str
 
 
-def head(opened: OpenPlan, *, name: str, audit: AuditHead | None = None) -> Heading:
+def head(
+    opened: OpenPlan,
+    *,
+    name: str,
+    audit: AuditHead | None = None,
+    approvals: Iterable[Standing] = (),
+) -> Heading:
     """Describe a plan as a whole."""
     plan = opened.plan
+    author = plan.tail.provenance.author
     return Heading(
         name=inert(name),
         plan_id=plan.plan_id,
@@ -133,7 +157,9 @@ def head(opened: OpenPlan, *, name: str, audit: AuditHead | None = None) -> Head
         created=plan.tail.provenance.created,
         expires=plan.tail.provenance.expires,
         tool=inert(plan.tail.provenance.tool),
+        author=inert(author) if author is not None else None,
         audit=audit,
+        approvals=tuple(map(_approval, approvals)),
     )
 
 
@@ -177,12 +203,24 @@ def bare(heading: Heading) -> Document:
     return Document(heading=heading, rows=none, omitted=dict.fromkeys(KINDS, 0), unread={}, why="")
 
 
+def _approval(one: Standing) -> ApprovalLine:
+    return ApprovalLine(
+        principal=inert(one.principal),
+        decision=inert(one.decision),
+        worth=one.worth,
+        why=inert(f"{one.name}: {one.why}" if not one.principal else one.why),
+        comment=inert(one.comment),
+    )
+
+
 def _finding(finding: Finding) -> FindingLine:
     return FindingLine(
         level=finding.level,
         rule=inert(finding.rule),
         key=shown_key(finding.key) if finding.key is not None else None,
         text=inert(finding.text),
+        line=finding.line,
+        digest=finding.digest,
     )
 
 
@@ -246,6 +284,13 @@ def _said(overwrite: bool, delete: bool, compare: str) -> Iterator[str]:
     yield "deleting is " + ("on" if delete else "off")
     if compare == "content":
         yield "metadata is not compared"
+
+
+def approval(one: ApprovalLine) -> str:
+    """A decision in one line."""
+    who = f"{one.decision} by {one.principal}" if one.principal else "no statement"
+    comment = f'; it says "{one.comment}"' if one.comment else ""
+    return f"{one.worth}: {who}: {one.why}{comment}"
 
 
 def totals(summary: Summary) -> str:

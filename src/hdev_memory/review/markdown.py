@@ -12,6 +12,7 @@ from hdev_memory.review.document import (
     Document,
     Heading,
     Row,
+    approval,
     lines_changed,
     rest,
     sizes,
@@ -54,13 +55,16 @@ def _facts(heading: Heading) -> Iterator[str]:
     yield f"target  {heading.target.kind}  {heading.target.location}"
     yield f"        CAS {heading.target.cas}: {heading.target.promises}"
     yield f"options {heading.options}"
-    yield f"made    {heading.created}"
+    by = f" by {heading.author}" if heading.author is not None else ""
+    yield f"made    {heading.created}{by}"
     yield f"expires {heading.expires or 'never'}"
     yield f"plan id {heading.plan_id}"
     yield f"effect  sha256:{heading.effect}"
     if heading.audit is not None:
         audit = heading.audit
         yield f"audit   {audit.seq}:{audit.digest} ({audit.event} {audit.time})"
+    for one in heading.approvals:
+        yield f"approval {approval(one)}"
 
 
 def _block(document: Document, kind: str) -> Iterator[str]:
@@ -132,7 +136,9 @@ def _findings(heading: Heading) -> Iterator[str]:
     for finding in heading.findings:
         yield f"{finding.level:8}  {finding.rule}  {finding.text}"
         if finding.key is not None:
-            yield f"          at {finding.key}"
+            yield f"          at {finding.place}"
+        if finding.digest is not None:
+            yield f"          is {finding.digest}"
 
 
 def fenced(lines: Iterable[str], language: str = "text") -> str:

@@ -25,6 +25,7 @@ from hdev_memory.review.document import (
     FindingLine,
     Heading,
     Row,
+    approval,
     lines_changed,
     rest,
     sizes,
@@ -105,12 +106,15 @@ def _facts(heading: Heading) -> Iterator[tuple[str, str]]:
     yield from _end("target", heading.target, target)
     yield "options  ", heading.options
     until = f", expires {heading.expires}" if heading.expires else ", does not expire"
-    yield "made     ", f"{heading.created}{until}"
+    by = f" by {heading.author}" if heading.author is not None else ""
+    yield "made     ", f"{heading.created}{by}{until}"
     yield "effect   ", f"sha256:{heading.effect}"
     if heading.audit is not None:
         audit = heading.audit
         yield "audit    ", f"{audit.seq}:{audit.digest}"
         yield " " * 9, f"{audit.event} {audit.time}"
+    for one in heading.approvals:
+        yield "approval ", approval(one)
 
 
 def _end(side: str, end: EndLine, level: str) -> Iterator[tuple[str, str]]:
@@ -202,7 +206,9 @@ def _finding(finding: FindingLine, look: Look) -> Iterator[str]:
     told = f"{finding.rule}  {finding.text}"
     yield from beside(look, label, told, "", _LEVELS[finding.level])
     if finding.key is not None:
-        yield from beside(look, " " * 10 + "at ", finding.key, "bold", "dim")
+        yield from beside(look, " " * 10 + "at ", finding.place, "bold", "dim")
+    if finding.digest is not None:
+        yield from beside(look, " " * 10 + "is ", finding.digest, "", "dim")
 
 
 def _warned(text: str, look: Look) -> Iterator[str]:
