@@ -122,6 +122,9 @@ def test_real_plans_with_every_kind_of_action_are_valid(hdev, work):
     assert {("create", "before"), ("overwrite", "source"), ("blocked", "side")} <= members
 
 
+POLICY = "[rules]\nmax_overwrite = { limit = 0, level = 'soft' }\n"
+
+
 def trusting(tmp_path):
     """A trust root with ann in it, and her key; she may approve without a terminal."""
     keys = Keys(tmp_path)
@@ -154,6 +157,11 @@ def test_every_record_of_real_logs_is_valid(hdev, work, tmp_path, monkeypatch):
     assert hdev("approve", "drifted", *flags).status == 0
     hdev("plan", *ENDS, *ALL, "-o", "rejected")
     assert hdev("approve", "rejected", *flags, "--reject", "--comment", "no").status == 0
+    Path("hdev-policy.toml").write_text(POLICY)
+    (finding,) = hdev("plan", *ENDS, *ALL, "-o", "lifted", "--json").lines("finding")
+    words = ("--finding", finding["digest"], "--reason", "agreed")
+    assert hdev("policy", "override", "lifted", *words, *flags).status == 0
+    Path("hdev-policy.toml").unlink()
     Path("hdev.toml").unlink()
     put_entry(work / "source", "new", "drift")
     assert hdev("apply", "drifted").status == 3
@@ -197,8 +205,15 @@ def test_every_kind_of_event_line_is_written_and_valid(hdev, work, tmp_path, mon
     run("apply", "p")
     run("backups", "list", "p")
     run("audit", "sign", "p", "--key", Keys(tmp_path).private("ann"))
-    run("approve", "back", *trusting(tmp_path))
+    flags = trusting(tmp_path)
+    run("approve", "back", *flags)
     run("approvals", "back")
+    Path("hdev-policy.toml").write_text(POLICY)
+    run("plan", *ENDS, *ALL, "-o", "lifted")
+    (finding,) = [line for line in said if line["type"] == "finding"]
+    words = ("--finding", finding["digest"], "--reason", "agreed")
+    run("policy", "override", "lifted", *words, *flags)
+    Path("hdev-policy.toml").unlink()
     Path("hdev.toml").write_text("[environments.here]\nendpoint = 'filesystem:source'\n")
     monkeypatch.setattr("hdev_memory.cli.context.now", later)
     run("backups", "prune", "p", "--dry-run")

@@ -103,11 +103,7 @@ class Watch(Closing):
                     self._inside(held, state, normalisation)
 
     def _inside(self, entry: Entry, state: State, normalisation: Normalisation) -> None:
-        parts: dict[judging.Part, str] = {
-            "key": entry.key,
-            "content": normalisation.content(entry.content).decode(),
-            "metadata": "\n".join(_texts(entry.metadata)),
-        }
+        parts = parts_of(entry, normalisation)
         for name in CONTENT_RULES:
             self._gathered.add(
                 found
@@ -124,6 +120,15 @@ class Watch(Closing):
             found for judge in self._judges for found in judging.of_plan(judge.policy, facts, now)
         )
         return self._gathered.result()
+
+
+def parts_of(entry: Entry, normalisation: Normalisation) -> dict[judging.Part, str]:
+    """The texts of an entry that rules look into."""
+    return {
+        "key": entry.key,
+        "content": normalisation.content(entry.content).decode(),
+        "metadata": "\n".join(_texts(entry.metadata)),
+    }
 
 
 def _hits(

@@ -526,16 +526,39 @@ def test_of_an_entry_with_a_secret_nothing_is_read_into_a_review(world):
     assert details["fresh"].content is not None
 
 
+def test_a_secret_in_what_is_skipped_deleted_or_overwritten_is_not_shown_either(world):
+    world.rules("secrets = {}")
+    put_entry(world.work / "source", "kept", f"it is {TOKEN}\n")
+    put_entry(world.work / "target", "kept", "old\n")
+    put_entry(world.work / "target", "gone", f"it was {TOKEN}\n")
+    put_entry(world.work / "target", "changed", "old\n", {"password": TOKEN})
+    results = [
+        world.hdev("plan", *BOTH[:2], "-o", "some"),
+        world.hdev("plan", *BOTH, "--exclude", "kept", "-o", "all"),
+    ]
+    reviews = [
+        world.hdev("show", name, "--format", form)
+        for name in ("some", "all")
+        for form in ("terminal", "markdown", "html")
+    ]
+    pages = [(world.work / name / "review.md").read_text() for name in ("some", "all")]
+
+    assert {result.status for result in (*results, *reviews)} == {0}
+    texts = [*(result.out + result.err for result in (*results, *reviews)), *pages]
+    assert [text for text in texts if TOKEN in text] == []
+    assert [text for text in texts if reading.WITHHELD not in " ".join(text.split())] == []
+
+
 def test_where_more_secrets_were_found_than_a_plan_lists_no_entry_is_shown(world):
     world.rules("secrets = {}")
     for number in range(200):
         put_entry(world.work / "source", f"s{number:03}", TOKEN)
     world.plan()
     with plandir.load(world.plan_folder) as opened:
-        hidden = reading.withheld(opened)
+        hidden = reading.Withheld(opened)
 
-    assert hidden("fresh")
-    assert hidden("s199")
+        assert hidden.key("fresh")
+        assert hidden.key("s199")
 
 
 def test_the_event_lines_tell_each_finding(world):

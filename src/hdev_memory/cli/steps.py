@@ -688,10 +688,9 @@ def compared_with_source(
 def _between(
     opened: plandir.OpenPlan, keys: Iterable[str], source: Reader, target: Reader
 ) -> dict[str, tuple[str, ...]]:
-    withheld = reading.withheld(opened)
-    keys = [key for key in keys if not withheld(key)]
     try:
-        return metadata.between(keys, source, target, opened.plan.head.normalisation)
+        hidden = reading.Withheld(opened).entry
+        return metadata.between(keys, source, target, opened.plan.head.normalisation, hidden)
     except HdevError as error:
         note(f"Note: differences of metadata cannot be shown. {error}")
         return {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hdev_memory.backends.base import Reader
@@ -68,14 +68,20 @@ def between(
     source: Reader,
     target: Reader,
     normalisation: Normalisation,
+    hidden: Callable[[Entry], bool],
     limit: int = MAX_ENTRIES,
 ) -> dict[str, tuple[str, ...]]:
-    """From the target's metadata to the source's, for the first keys that both hold unlike."""
+    """From the target's metadata to the source's, for the first keys that both hold unlike.
+
+    Nothing is told where either entry is to be hidden.
+    """
     wanted = list(keys)[:limit]
     found = {}
     both = zip(source.read(wanted), target.read(wanted), strict=True)
     for key, (ours, theirs) in zip(wanted, both, strict=True):
-        if isinstance(ours, Entry) and isinstance(theirs, Entry):
+        if not isinstance(ours, Entry) or not isinstance(theirs, Entry):
+            continue
+        if not hidden(ours) and not hidden(theirs):
             lines = differences(
                 normalisation.metadata(theirs.metadata), normalisation.metadata(ours.metadata)
             ).lines

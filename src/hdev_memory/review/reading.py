@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -20,7 +20,10 @@ from hdev_memory.core.diff import (
     needed,
 )
 from hdev_memory.core.entry import Absent, Entry, Metadata, Normalisation, State, Unreadable, Value
-from hdev_memory.errors import HdevError
+from hdev_memory.core.rules import Policy
+from hdev_memory.detect import detectors
+from hdev_memory.errors import HdevError, PolicyError
+from hdev_memory.findings import parts_of
 from hdev_memory.plandir import OpenPlan
 from hdev_memory.review.alike import alike
 from hdev_memory.review.contents import ContentChange, compare
@@ -104,14 +107,17 @@ def read(
     shown, and `why` is set.
     """
     options = opened.plan.head.options
+    try:
+        hidden = Withheld(opened)
+    except PolicyError as error:
+        return unread(opened, f"The contents are not shown, as they may hold secrets. {error}")
     chosen, left = _chosen(opened, bounds, only, key)
-    hidden = withheld(opened)
     details: dict[str, Details] = {}
     room = bounds.all_lines
     why = ""
     try:
         for action, ours, theirs in _both(chosen, source, target):
-            if hidden(action.key):
+            if hidden.key(action.key) or hidden.entry(ours) or hidden.entry(theirs):
                 details[action.key] = Details(note=WITHHELD)
                 continue
             found = _details(
@@ -135,16 +141,38 @@ def read(
     return Looked(details=details, left=left, twins=twins, why=why)
 
 
-WITHHELD = "what it holds is not shown: a secret was found in it"
+WITHHELD = "what it holds is not shown: what looks like a secret is in it"
 
 
-def withheld(opened: OpenPlan) -> Callable[[str], bool]:
-    """Whether what an entry holds is left out of everything, because it may hold a secret.
+class Withheld:
+    """Which entries are left out of everything that is shown, because they may hold a secret.
 
-    Where more secrets were found than a plan lists, no entry is shown.
+    Those in which the plan's policy found one; where more were found than a plan lists, all of
+    them. And, as the policy looks only into what would be written, every other one in which its
+    detector finds one when it is about to be shown: what is skipped, deleted or overwritten.
     """
-    keys = {one.key for one in opened.plan.tail.findings if one.rule == "secrets"}
-    return lambda key: None in keys or key in keys
+
+    def __init__(self, opened: OpenPlan) -> None:
+        """Raises PolicyError where the policy's detector is not installed here."""
+        self._keys = {one.key for one in opened.plan.tail.findings if one.rule == "secrets"}
+        self._normalisation = opened.plan.head.normalisation
+        policy = opened.plan.head.options.policy
+        rule = policy.secrets if policy is not None else None
+        self._detect = detectors(Policy(secrets=rule))["secrets"] if rule is not None else None
+
+    def key(self, key: str) -> bool:
+        return None in self._keys or key in self._keys
+
+    def entry(self, held: object) -> bool:
+        """Whether this, read from either end, is not to be shown."""
+        if not isinstance(held, Entry):
+            return False
+        if self.key(held.key):
+            return True
+        if self._detect is None:
+            return False
+        texts = parts_of(held, self._normalisation).values()
+        return any(True for text in texts for _ in self._detect(text))
 
 
 Readable = Create | Overwrite | Delete | Skip
