@@ -209,7 +209,9 @@ def test_every_kind_of_event_line_is_written_and_valid(hdev, work, tmp_path, mon
     run("approve", "back", *flags)
     run("approvals", "back")
     Path("hdev-policy.toml").write_text(POLICY)
+    put_entry(work / "target", "changed", "theirs")
     run("plan", *ENDS, *ALL, "-o", "lifted")
+    put_entry(work / "target", "changed", "ours", {"k": 1})
     (finding,) = [line for line in said if line["type"] == "finding"]
     words = ("--finding", finding["digest"], "--reason", "agreed")
     run("policy", "override", "lifted", *words, *flags)
