@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from hdev_memory import cli
 from tests.keys import Keys
 
 pytest.register_assert_rewrite("tests.backends.contract")
+
+# Whoever starts the tests in the background may have them ignore SIGINT, and every program that they
+# start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")

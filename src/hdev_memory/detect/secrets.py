@@ -104,7 +104,7 @@ def _keyword(plugin: Any) -> Callable[[str], Iterator[str]]:
                 yield _words(_KEYWORD)
 
     def _harmless(secret: str, line: str) -> bool:
-        return (
+        return bool(
             heuristic.is_templated_secret(secret)
             or heuristic.is_not_alphanumeric_string(secret)
             or heuristic.is_indirect_reference(line)
