@@ -19,8 +19,8 @@ from tests.keys import Keys
 
 pytest.register_assert_rewrite("tests.backends.contract")
 
-# Whoever starts the tests in the background may have them ignore SIGINT, and every program that they
-# start would inherit that.
+# Whoever starts the tests in the background may have them ignore SIGINT, and every program that
+# they start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
