@@ -135,17 +135,9 @@ def test_a_server_decides_its_durability_itself(hdev, planned, tmp_path):
         "--durability=some",
     ],
 )  # fmt: skip
-def test_what_is_not_there_yet_is_refused_and_never_ignored(hdev, planned, flag):
+def test_a_value_that_a_flag_cannot_have_is_refused_and_never_ignored(hdev, planned, flag):
     assert hdev("apply", "p", flag).status == 64
     assert not Path("target").exists()
-
-
-@pytest.mark.parametrize(
-    "words",
-    [],
-)
-def test_later_flags_of_plan_and_show_are_refused_as_well(hdev, planned, words):
-    assert hdev(*words).status == 64
 
 
 @pytest.mark.parametrize("name", [".lock", "audit.jsonl"])
