@@ -761,6 +761,47 @@ def test_a_label_that_lies_promotes_nothing(world):
     assert "leads from staging (which lies elsewhere) to production" in result.err
 
 
+PLACES = {
+    "another place": '[environments.staging]\nendpoint = "filesystem:elsewhere"\n',
+    "no such name": "",
+    "a place that the change has moved": (
+        '[environments.staging]\nendpoint = "filesystem"\n[memory.filesystem]\npath = "elsewhere"\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("base", PLACES)
+def test_a_name_that_the_same_change_gives_to_another_place_promotes_nothing(world, base):
+    repository = Repository(world.work)
+    production = '[environments.production]\nendpoint = "filesystem:target"\n'
+    (world.work / "hdev.toml").write_text(production + PLACES[base])
+    world.rules('allowed_promotions.promotions = ["staging -> production"]')
+    repository.commit()
+    lying = '[environments.staging]\nendpoint = "filesystem"\n'
+    lying += '[memory.filesystem]\npath = "source"\n'
+    (world.work / "hdev.toml").write_text(production + lying)
+    assert world.plan(ends=("staging", "production")).status == 0
+    before = tree_of(world.work / "target")
+    refused = world.apply("--trust-ref", "main")
+
+    assert refused.status == 5
+    assert "leads from staging (which lies elsewhere) to production" in refused.err
+    assert tree_of(world.work / "target") == before
+    assert world.apply().status == 0, "the checkout alone would have let it through"
+
+
+def test_a_name_that_the_base_gives_to_a_place_promotes_with_the_base_as_well(world):
+    repository = Repository(world.work)
+    text = '[environments.{}]\nendpoint = "filesystem:{}"\n'
+    names = text.format("staging", "source") + text.format("production", "target")
+    (world.work / "hdev.toml").write_text(names)
+    world.rules('allowed_promotions.promotions = ["staging -> production"]')
+    repository.commit()
+    assert world.plan(ends=("staging", "production")).status == 0
+
+    assert world.apply("--trust-ref", "main").status == 0
+
+
 def test_one_step_is_judged_as_well(world):
     world.rules("max_overwrite.limit = 0")
     words = ("migrate-memory", "--source-path", "source", "--target-path", "target", "--overwrite")
