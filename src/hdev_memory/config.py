@@ -963,6 +963,8 @@ def _absolute(path: str, settings: Settings) -> str:
 def _label(place: _Place) -> str:
     if place.environment is not None:
         text = place.environment.name
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}", text):
+            return text  # as it is: apply looks for the environment, and a policy for its name
     elif place.kind == "http":
         url = urlsplit(place.location)
         text = f"{url.hostname}-{url.port}" if url.port else str(url.hostname)

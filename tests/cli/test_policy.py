@@ -802,6 +802,17 @@ def test_a_name_that_the_base_gives_to_a_place_promotes_with_the_base_as_well(wo
     assert world.apply("--trust-ref", "main").status == 0
 
 
+def test_an_environment_keeps_the_capitals_of_its_name(world):
+    """Where the plan spelled it otherwise, apply found neither its key nor its promotion."""
+    text = '[environments.{}]\nendpoint = "filesystem:{}"\n'
+    names = text.format("Staging", "source") + text.format("PROD_1", "target")
+    (world.work / "hdev.toml").write_text(names)
+    world.rules('allowed_promotions.promotions = ["Staging -> PROD_1"]')
+
+    assert world.plan(ends=("Staging", "PROD_1")).status == 0
+    assert world.apply().status == 0
+
+
 def test_one_step_is_judged_as_well(world):
     world.rules("max_overwrite.limit = 0")
     words = ("migrate-memory", "--source-path", "source", "--target-path", "target", "--overwrite")
