@@ -598,6 +598,7 @@ def test_soft_findings_are_lifted_by_a_signed_override(world, soft):
     applied = world.apply()
 
     assert signed.status == 0, signed.err
+    assert all(f"(sha256:{digest})" in signed.err for digest in soft), "it tells what is lifted"
     assert checked.status == 0
     assert all(one["lifted"] for one in json.loads(checked.out)["findings"])
     assert applied.status == 0, applied.err
@@ -605,6 +606,16 @@ def test_soft_findings_are_lifted_by_a_signed_override(world, soft):
     assert events["overridden"]["reason"] == "the cleanup of June"
     assert events["overridden"]["evidence"].startswith("ann@x SHA256:")
     assert "findings lifted by ann@x" in events["started"]["evidence"]
+
+
+def test_whoever_lifts_what_the_plan_does_not_list_is_told_so(world, soft):
+    signed = world.hdev(
+        "policy", "override", "p", "--finding", soft[0], "--finding", "0" * 64, "--reason", "r",
+        "--key", world.keys.private("ann"), "--principal", "ann@x", "--yes",
+    )  # fmt: skip
+
+    assert signed.status == 0, signed.err
+    assert "About 1 more that the plan does not list" in signed.err
 
 
 def test_an_override_is_no_approval_and_is_not_listed_as_one(world, soft):
