@@ -198,6 +198,8 @@ class _Toml:
             line = int(found.group(1)) if found else len(text.splitlines())
             reason = str(error).split(" (at")[0].lower()
             raise _wrong(path, line, "", f"is not valid TOML: {reason}") from None
+        except RecursionError:
+            raise _wrong(path, None, "", "it is nested too deeply") from None
         self._lines = lines_of(text)
         for name in self.tree:
             if name not in ("memory", "environments", "approvals", "policy"):

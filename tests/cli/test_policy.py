@@ -397,6 +397,7 @@ BAD = {
     "a pattern that is none": (
         '[rules.protected_keys]\nlevel = "soft"\npatterns = ["a", "!"]\n', "hdev-policy.toml:3: "),
     "not UTF-8": (b"\xff", "it is not UTF-8"),
+    "nested too deeply": ("a = " + "[" * 5000, "hdev-policy.toml:1: it is nested too deeply"),
 }  # fmt: skip
 
 
