@@ -84,16 +84,25 @@ def standards(
 
 def standings(opened: plandir.OpenPlan, settings: Settings) -> tuple[approval.Standing, ...]:
     """For a review: what lies among a plan's approvals, and what each is worth by the project's
-    rules. Where that cannot be told, a warning says why, and the review is there without it."""
+    rules; with the rejections that the log alone still knows. Where that cannot be told, a warning
+    says why, and the review is there without it."""
     try:
-        if next(plandir.read_approvals(opened.folder), None) is None:
+        logged = approval.past(record for record, _ in plandir.read_audit(opened.folder))
+        if not logged.rejected_by and next(plandir.read_approvals(opened.folder), None) is None:
             return ()
         by = approval_rules(settings, gate.Asked(), opened)
         records = (record for record, _ in plandir.read_audit(opened.folder))
-        return gate.judged(opened, settings, by, records).standings
+        found = gate.judged(opened, settings, by, records).standings
+        told = {one.principal for one in found if one.worth == "blocks"}
+        return (*found, *map(_of_the_log, sorted(logged.rejected_by - told)))
     except HdevError as error:
         warn(f"the approvals are not shown. {error}")
         return ()
+
+
+def _of_the_log(principal: str) -> approval.Standing:
+    why = "the audit log says so; its own file does not lie here"
+    return approval.Standing(plandir.AUDIT, principal, "reject", "blocks", why, "")
 
 
 def approval_rules(settings: Settings, asked: gate.Asked, opened: plandir.OpenPlan) -> gate.Rules:
