@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -198,6 +198,8 @@ class _Toml:
             line = int(found.group(1)) if found else len(text.splitlines())
             reason = str(error).split(" (at")[0].lower()
             raise _wrong(path, line, "", f"is not valid TOML: {reason}") from None
+        except RecursionError:
+            raise _wrong(path, None, "", "it is nested too deeply") from None
         self._lines = lines_of(text)
         for name in self.tree:
             if name not in ("memory", "environments", "approvals", "policy"):
@@ -385,27 +387,57 @@ def _policy(document: _Toml) -> dict[str, Value]:
 class Judging:
     """What a project file says of how plans are judged; nothing of it is carried out.
 
-    `policy` is the path of its policy file, where it names one; `protected` are the endpoints of
-    its protected environments.
+    `policy` is the path of its policy file, where it names one; `places` are settings with its
+    environments and default places, which say where each name lies, and with no key of them.
     """
 
     policy: Path | None
-    protected: tuple[str, ...]
+    places: Settings
 
 
-def judging_in(path: Path, text: str) -> Judging:
-    """What a project file says, from its text. Raises ConfigError naming file, line and key."""
-    document = _Toml(path, text)
-    named = _policy(document).get("policy")
+_PLACES = ("filesystem.path", "http.url")
+
+
+def judging_in(path: Path, text: str | None, settings: Settings) -> Judging:
+    """What a project file says, from its text, in the place of the one that `settings` were read
+    with; None for one that is not there. Raises ConfigError naming file, line and key."""
+    document = _Toml(path, text or "")
     tables = document.tree.get("environments", {})
+    environments = {
+        name: Environment(
+            name=name,
+            endpoint=str(table.get("endpoint")),
+            key=None,
+            timeout=None,
+            origin=f"{path}:{document.line(('environments', name))}",
+            protected=table.get("protected") is True,
+        )
+        for name, table in (tables.items() if isinstance(tables, dict) else ())
+        if isinstance(table, dict)
+    }
+    named = _policy(document).get("policy")
     return Judging(
         policy=Path(named.value) if named is not None else None,
-        protected=tuple(
-            str(table.get("endpoint"))
-            for table in (tables.values() if isinstance(tables, dict) else ())
-            if isinstance(table, dict) and table.get("protected") is True
-        ),
+        places=replace(settings, values=_replaced(settings, document), environments=environments),
     )
+
+
+def _replaced(settings: Settings, document: _Toml) -> dict[str, Value]:
+    """The values of settings, of which the places are those of another project file."""
+    here = f"{_project_file(settings.cwd)}:"
+    values = {
+        name: value
+        for name, value in settings.values.items()
+        if name not in _PLACES or not value.origin.startswith(here)
+    }
+    memory = document.tree.get("memory", {})
+    for name in _PLACES:
+        section, _, key = name.partition(".")
+        table = memory.get(section) if isinstance(memory, dict) else None
+        stronger = name in values and values[name].origin.startswith("environment ")
+        if isinstance(table, dict) and key in table and not stronger:
+            values[name] = Value(str(table[key]), str(document.path))
+    return values
 
 
 def span(text: str) -> timedelta | None:
@@ -770,6 +802,11 @@ def place_of(text: str, settings: Settings) -> tuple[str, str]:
     return place.kind, place.location
 
 
+def label_of(kind: str, location: str) -> str:
+    """What a place is called that is no environment."""
+    return _label(_Place(kind, location))
+
+
 def _own_key(side: str, flags: EndFlags, place: _Place, settings: Settings) -> Secret | None:
     if place.kind != "http":
         return None
@@ -928,6 +965,8 @@ def _absolute(path: str, settings: Settings) -> str:
 def _label(place: _Place) -> str:
     if place.environment is not None:
         text = place.environment.name
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}", text):
+            return text  # as it is: apply looks for the environment, and a policy for its name
     elif place.kind == "http":
         url = urlsplit(place.location)
         text = f"{url.hostname}-{url.port}" if url.port else str(url.hostname)

@@ -558,9 +558,11 @@ def test_a_rejection_is_logged_and_stays_though_its_file_goes(world):
     for path in (world.plan / "approvals").glob("cid@x-*"):
         path.unlink()
     applied = world.apply()
+    shown = world.hdev("show", "p")
 
     assert result.status == 0, result.err
     assert 'it rejects the plan; it says "not on Friday"' in listed.out
+    assert "approval blocks: reject by cid@x: the audit log says so" in shown.out
     assert "rejected" in [record["event"] for record in world.records()]
     assert applied.status == 6
     assert "cid@x has rejected it" in applied.err

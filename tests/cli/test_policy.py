@@ -397,6 +397,7 @@ BAD = {
     "a pattern that is none": (
         '[rules.protected_keys]\nlevel = "soft"\npatterns = ["a", "!"]\n', "hdev-policy.toml:3: "),
     "not UTF-8": (b"\xff", "it is not UTF-8"),
+    "nested too deeply": ("a = " + "[" * 5000, "hdev-policy.toml:1: it is nested too deeply"),
 }  # fmt: skip
 
 
@@ -598,6 +599,7 @@ def test_soft_findings_are_lifted_by_a_signed_override(world, soft):
     applied = world.apply()
 
     assert signed.status == 0, signed.err
+    assert all(f"(sha256:{digest})" in signed.err for digest in soft), "it tells what is lifted"
     assert checked.status == 0
     assert all(one["lifted"] for one in json.loads(checked.out)["findings"])
     assert applied.status == 0, applied.err
@@ -605,6 +607,16 @@ def test_soft_findings_are_lifted_by_a_signed_override(world, soft):
     assert events["overridden"]["reason"] == "the cleanup of June"
     assert events["overridden"]["evidence"].startswith("ann@x SHA256:")
     assert "findings lifted by ann@x" in events["started"]["evidence"]
+
+
+def test_whoever_lifts_what_the_plan_does_not_list_is_told_so(world, soft):
+    signed = world.hdev(
+        "policy", "override", "p", "--finding", soft[0], "--finding", "0" * 64, "--reason", "r",
+        "--key", world.keys.private("ann"), "--principal", "ann@x", "--yes",
+    )  # fmt: skip
+
+    assert signed.status == 0, signed.err
+    assert "About 1 more that the plan does not list" in signed.err
 
 
 def test_an_override_is_no_approval_and_is_not_listed_as_one(world, soft):
@@ -759,6 +771,58 @@ def test_a_label_that_lies_promotes_nothing(world):
 
     assert result.status == 5
     assert "leads from staging (which lies elsewhere) to production" in result.err
+
+
+PLACES = {
+    "another place": '[environments.staging]\nendpoint = "filesystem:elsewhere"\n',
+    "no such name": "",
+    "a place that the change has moved": (
+        '[environments.staging]\nendpoint = "filesystem"\n[memory.filesystem]\npath = "elsewhere"\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("base", PLACES)
+def test_a_name_that_the_same_change_gives_to_another_place_promotes_nothing(world, base):
+    repository = Repository(world.work)
+    production = '[environments.production]\nendpoint = "filesystem:target"\n'
+    (world.work / "hdev.toml").write_text(production + PLACES[base])
+    world.rules('allowed_promotions.promotions = ["staging -> production"]')
+    repository.commit()
+    lying = '[environments.staging]\nendpoint = "filesystem"\n'
+    lying += '[memory.filesystem]\npath = "source"\n'
+    (world.work / "hdev.toml").write_text(production + lying)
+    assert world.plan(ends=("staging", "production")).status == 0
+    before = tree_of(world.work / "target")
+    refused = world.apply("--trust-ref", "main")
+
+    assert refused.status == 5
+    assert "leads from staging (which lies elsewhere) to production" in refused.err
+    assert tree_of(world.work / "target") == before
+    assert world.apply().status == 0, "the checkout alone would have let it through"
+
+
+def test_a_name_that_the_base_gives_to_a_place_promotes_with_the_base_as_well(world):
+    repository = Repository(world.work)
+    text = '[environments.{}]\nendpoint = "filesystem:{}"\n'
+    names = text.format("staging", "source") + text.format("production", "target")
+    (world.work / "hdev.toml").write_text(names)
+    world.rules('allowed_promotions.promotions = ["staging -> production"]')
+    repository.commit()
+    assert world.plan(ends=("staging", "production")).status == 0
+
+    assert world.apply("--trust-ref", "main").status == 0
+
+
+def test_an_environment_keeps_the_capitals_of_its_name(world):
+    """Where the plan spelled it otherwise, apply found neither its key nor its promotion."""
+    text = '[environments.{}]\nendpoint = "filesystem:{}"\n'
+    names = text.format("Staging", "source") + text.format("PROD_1", "target")
+    (world.work / "hdev.toml").write_text(names)
+    world.rules('allowed_promotions.promotions = ["Staging -> PROD_1"]')
+
+    assert world.plan(ends=("Staging", "PROD_1")).status == 0
+    assert world.apply().status == 0
 
 
 def test_one_step_is_judged_as_well(world):

@@ -23,6 +23,10 @@ def intent(key="a", run="r1", before=OLD, after=NEW):
     return ours("intent", key, run, before=before, after=after)
 
 
+def done(key="a", run="r1", before=OLD, after=NEW):
+    return ours("done", key, run, before=before, after=after)
+
+
 def theirs(key="a", run="r1", plan=PLAN, *, before=OLD, after=NEW, status="done", by="ci", seq=1):
     return Write(
         seq=seq, prev=GENESIS, time=TIME, by=by, role="write", key=key, status=status,
@@ -34,7 +38,7 @@ def compared(here, there, *, exact=True):
     return compare(here, there, PLAN, exact=exact, unverified=UNVERIFIED)
 
 
-DONE = [intent(), ours("done")]
+DONE = [intent(), done()]
 
 
 @pytest.mark.parametrize("status", ["done", "recovered"])
@@ -58,6 +62,10 @@ def test_both_tell_the_same(status):
         (DONE, [theirs(after=WRONG)], "differs"),
         (DONE, [theirs(after=None)], "differs"),
         (DONE, [theirs(before=None)], "differs"),
+        ([done()], [], "missing there"),
+        ([done(after=WRONG)], [theirs()], "differs"),
+        ([intent(), done(after=WRONG)], [theirs()], "differs"),
+        ([intent(), done(before=None)], [theirs()], "differs"),
     ],
 )
 def test_what_is_told_in_two_ways_is_found(here, there, kind):

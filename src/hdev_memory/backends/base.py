@@ -22,10 +22,11 @@ A *reader* can look and nothing else; planning gets only that, so planning canno
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, Self, runtime_checkable
 
 from hdev_memory.core.digest import NotCanonical
 from hdev_memory.core.entry import (
@@ -139,8 +140,39 @@ def _patterns(lines: Sequence[str]) -> pathspec.GitIgnoreSpec | None:
     if not lines:
         return None
     import pathspec  # a tenth of the time that a command takes to start, for patterns only
+    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
-    return pathspec.GitIgnoreSpec.from_lines(lines)
+    class Bounded(GitIgnoreSpecPattern):
+        @classmethod
+        def pattern_to_regex(cls, pattern: Any) -> tuple[Any, bool | None]:
+            regex, include = super().pattern_to_regex(pattern)
+            return None if regex is None else bounded(regex), include
+
+    return pathspec.GitIgnoreSpec.from_lines(lines, Bounded, backend="simple")
+
+
+_BRACKET = r"\[\^?\]?(?:\\.|[^\]\\])+\](?!\*)"
+_CHUNK = rf"(?:\\.|\(\?!/\){_BRACKET}|{_BRACKET}|[^\\\[\](){{}}*+?/])"
+_FOLDERS = "(?:/.+)?"
+
+
+def bounded(regex: str) -> str:
+    """The expression of a gitignore pattern, made to match the same in bounded time.
+
+    Plans of others bring patterns. With several `*` in a name, or several `**`, an expression that
+    does not match tries every way to share the text among them; of each but the last only the first
+    place where it fits is tried here, which is as good as any. Brackets match no slash, as in git.
+    """
+    regex = re.sub(rf"(?<!\\)(?!\[\^/\]){_BRACKET}", r"(?!/)\g<0>", regex)
+    regex = re.sub(rf"\[\^/\]\*({_CHUNK}*)(?=\[\^/\]\*)", r"(?>[^/]*?\1)", regex)
+    first, *rest = regex.split(_FOLDERS)
+    if not rest:
+        return regex
+    *between, last = rest
+    if first.startswith("^(?:.+/)?"):
+        first = f"^(?>(?:.+?/)??{first.removeprefix('^(?:.+/)?')}(?=/))"
+    inner = "".join(f"(?>(?:/.+?)??{part}(?=/))" for part in between)
+    return f"{first}{inner}{_FOLDERS}{last}"
 
 
 EVERYTHING = Scope()

@@ -9,13 +9,21 @@ from pathlib import Path
 
 import msgspec
 
-from hdev_memory import plandir, planning, signing, trust
+from hdev_memory import plandir, planning, rollback, signing, trust
 from hdev_memory.backends.base import Backend, Endpoint, Reader, Scope
 from hdev_memory.cli import gate
 from hdev_memory.cli.context import instant, note, now, warn
 from hdev_memory.cli.eventlines import Finding as FindingLine
 from hdev_memory.cli.eventlines import Lines
-from hdev_memory.config import POLICY_FILE, PROJECT_FILE, Judging, Settings, judging_in, place_of
+from hdev_memory.config import (
+    POLICY_FILE,
+    PROJECT_FILE,
+    Judging,
+    Settings,
+    judging_in,
+    label_of,
+    place_of,
+)
 from hdev_memory.core import approval, override
 from hdev_memory.core import policy as judging
 from hdev_memory.core import rules as writing
@@ -33,11 +41,12 @@ SHOWN = 50
 @dataclass(frozen=True)
 class Standards:
     """What a plan is judged by: each policy once. `current` tells whether any of them is one of
-    here and now, and not only the plan's own record."""
+    here and now, and not only the plan's own record. `places` say which environment lies where:
+    with a git ref that is what its commit says, as the policies are."""
 
     policies: tuple[Policy, ...]
     current: bool
-    protected: tuple[str, ...]
+    places: Settings
 
     @property
     def reads(self) -> bool:
@@ -62,7 +71,7 @@ def standards(
 
     Raises PolicyError.
     """
-    place, protected = _project(settings, files)
+    place, places = _project(settings, files)
     policies = [] if place is None else [_read(files, place)]
     if asked.policy is not None:
         policies.append(_read(trust.Checkout(), settings.cwd / asked.policy))
@@ -70,21 +79,30 @@ def standards(
     if planned is not None:
         policies.append(_checked(planned, "the plan", 1))
     distinct = {policy.digest: policy for policy in policies}
-    return Standards(tuple(distinct.values()), current, protected)
+    return Standards(tuple(distinct.values()), current, places)
 
 
 def standings(opened: plandir.OpenPlan, settings: Settings) -> tuple[approval.Standing, ...]:
     """For a review: what lies among a plan's approvals, and what each is worth by the project's
-    rules. Where that cannot be told, a warning says why, and the review is there without it."""
+    rules; with the rejections that the log alone still knows. Where that cannot be told, a warning
+    says why, and the review is there without it."""
     try:
-        if next(plandir.read_approvals(opened.folder), None) is None:
+        logged = approval.past(record for record, _ in plandir.read_audit(opened.folder))
+        if not logged.rejected_by and next(plandir.read_approvals(opened.folder), None) is None:
             return ()
         by = approval_rules(settings, gate.Asked(), opened)
         records = (record for record, _ in plandir.read_audit(opened.folder))
-        return gate.judged(opened, settings, by, records).standings
+        found = gate.judged(opened, settings, by, records).standings
+        told = {one.principal for one in found if one.worth == "blocks"}
+        return (*found, *map(_of_the_log, sorted(logged.rejected_by - told)))
     except HdevError as error:
         warn(f"the approvals are not shown. {error}")
         return ()
+
+
+def _of_the_log(principal: str) -> approval.Standing:
+    why = "the audit log says so; its own file does not lie here"
+    return approval.Standing(plandir.AUDIT, principal, "reject", "blocks", why, "")
 
 
 def approval_rules(settings: Settings, asked: gate.Asked, opened: plandir.OpenPlan) -> gate.Rules:
@@ -100,37 +118,34 @@ def _configured(settings: Settings) -> Path | None:
     return Path(place) if place is not None else None
 
 
-def _project(settings: Settings, files: gate.Files) -> tuple[Path | None, tuple[str, ...]]:
-    """Where the project's policy is, and which endpoints are protected."""
-    protected = tuple(
-        name for name, environment in settings.environments.items() if environment.protected
-    )
+def _project(settings: Settings, files: gate.Files) -> tuple[Path | None, Settings]:
+    """Where the project's policy is, and the settings that say where its environments lie."""
     if isinstance(files, trust.Checkout):
-        return _configured(settings), protected
-    found = _committed(files, settings.cwd)
-    return found.policy, protected + found.protected
+        return _configured(settings), settings
+    found = _committed(files, settings)
+    return found.policy, found.places
 
 
-def _committed(commit: trust.Commit, cwd: Path) -> Judging:
+def _committed(commit: trust.Commit, settings: Settings) -> Judging:
     """What the nearest project file of a commit says, and the policy beside it or nearest."""
-    folder = cwd.resolve()
+    folder = settings.cwd.resolve()
     while True:
         beside = folder / POLICY_FILE
-        if (content := commit.read(folder / PROJECT_FILE)) is not None:
-            path = folder / PROJECT_FILE
+        path = folder / PROJECT_FILE
+        if (content := commit.read(path)) is not None:
             try:
-                found = judging_in(path, content.decode())
+                found = judging_in(path, content.decode(), settings)
             except UnicodeDecodeError:
                 raise trust.unusable(commit.name(path), "it is not UTF-8") from None
             except ConfigError as error:
                 raise trust.unusable(commit.name(path), error.why.rstrip(".")) from None
             if found.policy is None and commit.read(beside) is not None:
-                return Judging(beside, found.protected)
+                return Judging(beside, found.places)
             return found
         if commit.read(beside) is not None:
-            return Judging(beside, ())
+            return Judging(beside, judging_in(path, None, settings).places)
         if folder == commit.top or folder == folder.parent:
-            return Judging(None, ())
+            return judging_in(path, None, settings)
         folder = folder.parent
 
 
@@ -188,8 +203,8 @@ def found_in(
         )
     facts = msgspec.structs.replace(
         facts,
-        source=_name(settings, facts.source, source),
-        target=_name(settings, facts.target, target),
+        source=_name(by.places, facts.source, source),
+        target=_name(by.places, facts.target, target),
     )
     with Watch([Judge(policy) for policy in by.policies]) as watch:
         for action in opened.actions():
@@ -211,20 +226,21 @@ def _held(opened: plandir.OpenPlan, by: Standards, target: Reader) -> int:
     return sum(1 for _ in target.keys(scope)) + plan.tail.summary.delete
 
 
-def _name(settings: Settings, label: str, end: Reader | None) -> str:
-    """The environment that an end is in truth; a label alone proves nothing."""
-    if end is None:
+def _name(places: Settings, label: str, end: Reader | None) -> str:
+    """The environment that an end is in truth, else its own name; a label alone proves nothing."""
+    if end is None or label == rollback.LABEL:
         return label
-    here = [name for name in settings.environments if _lies(settings, name, end.endpoint)]
-    if label in here or (not here and label not in settings.environments):
+    here = [name for name in places.environments if _lies(places, name, end.endpoint)]
+    names = here or [label_of(end.endpoint.kind, end.endpoint.location)]
+    if label in names and (here or label not in places.environments):
         return label
     return here[0] if here else f"{label} (which lies elsewhere)"
 
 
-def _lies(settings: Settings, endpoint: str, found: Endpoint) -> bool:
-    """Whether an endpoint is this one; one that cannot be made out is none."""
+def _lies(places: Settings, name: str, found: Endpoint) -> bool:
+    """Whether an environment is this endpoint; one that cannot be made out is none."""
     with contextlib.suppress(UsageError):
-        kind, location = place_of(endpoint, settings)
+        kind, location = place_of(name, places)
         return planning.same_place(Endpoint(kind=kind, location=location), found)
     return False
 
@@ -377,7 +393,11 @@ def _refuse_unjudged(
     target: Backend, by: Standards, settings: Settings, asked: gate.Asked, files: gate.Files
 ) -> None:
     """Raise PolicyError where the target is protected, and nothing protects it."""
-    if not any(_lies(settings, endpoint, target.endpoint) for endpoint in by.protected):
+    if not any(
+        environment.protected and _lies(places, name, target.endpoint)
+        for places in (settings, by.places)
+        for name, environment in places.environments.items()
+    ):
         return
     lacks = []
     if not by.current:

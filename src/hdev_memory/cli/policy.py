@@ -10,6 +10,8 @@ import typer
 from hdev_memory.cli import options as flags
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hdev_memory.cli.gate import Rules
     from hdev_memory.cli.policing import Judged
     from hdev_memory.core.override import Override
@@ -252,7 +254,8 @@ def policy_override(
         _refuse_worthless(opened, rules, who)
         approve.refuse_more(opened)
         approve.show(opened, lines)
-        context.note(f"It lifts {len(statement.findings)} of its findings.")
+        for line in _lifted(opened, statement):
+            context.note(line)
         interactive = approve.confirm(opened, rules, who, "lift them for", yes=yes)
         raw = override.encode(statement)
         signature = signing.sign(key_file, raw, settings.environ, interactive=interactive)
@@ -323,6 +326,19 @@ def _statement(
         expires=context.instant(created + span),
         nonce=secrets.token_hex(16),
     )
+
+
+def _lifted(opened: OpenPlan, statement: Override) -> Iterator[str]:
+    """What of the plan's own findings a statement is about, and what of it is none of them."""
+    from hdev_memory.core.policy import explained
+
+    listed = {found.digest: found for found in opened.plan.tail.findings}
+    names = [name for name in statement.findings if name in listed]
+    for name in names:
+        held = ", which nothing lifts" if listed[name].level == "hard" else ""
+        yield f"About {explained(listed[name])}{held}"
+    if others := len(statement.findings) - len(names):
+        yield f"About {others} more that the plan does not list; policy check tells those of now."
 
 
 def _refuse_worthless(opened: OpenPlan, by: Rules, who: str) -> None:

@@ -13,7 +13,7 @@ Kind = Literal["missing here", "missing there", "failed here", "unknown there", 
 `missing there`   the plan's log says that it was done, and the server has no record of it
 `failed here`     the plan's log says that it was not done, and the server did it
 `unknown there`   the plan's log says that it was done, and the server does not know
-`differs`         both did it, and say another state before or after"""
+`differs`         both did it, and say another state before or after, or the plan's log says two"""
 
 
 class Disagreement(Value, frozen=True):
@@ -53,16 +53,20 @@ class Comparison(Value, frozen=True):
 
 
 class _Ours:
-    """What the plan's log says of one write of one run."""
+    """What the plan's log says of one write of one run; `first` is its intent, or in a log that
+    was written anew an outcome that had none."""
 
-    def __init__(self, intent: Record) -> None:
-        self.intent = intent
+    def __init__(self, first: Record) -> None:
+        self.first = first
         self.said: Literal["nothing", "done", "failed"] = "nothing"
         self.server: Write | None = None
+        self.twofold = False
 
     def note(self, record: Record, unverified: str) -> None:
         if record.event == "done":
             self.said = "done"
+            here = self.first
+            self.twofold = (record.before, record.after) != (here.before, here.after)
         elif record.event == "drift" or record.evidence != unverified:
             self.said = "failed"
 
@@ -85,7 +89,9 @@ def compare(
         place = record.run, record.key
         if record.event == "intent":
             writes[place] = _Ours(record)
-        elif record.event in ("done", "failed", "drift") and place in writes:
+        elif record.event == "done":
+            writes.setdefault(place, _Ours(record)).note(record, unverified)
+        elif record.event in ("failed", "drift") and place in writes:
             writes[place].note(record, unverified)
     keys = {key for _, key in writes}
     strangers: list[Disagreement] = []
@@ -122,7 +128,7 @@ def compare(
             continue
         there = mine.server.after if mine.server is not None else None
         disagreements.append(
-            Disagreement(kind=kind, run=run, key=key, here=mine.intent.after, there=there)
+            Disagreement(kind=kind, run=run, key=key, here=mine.first.after, there=there)
         )
     return Comparison(
         agree=agree,
@@ -141,7 +147,7 @@ def _kind(mine: _Ours, *, exact: bool) -> Kind | None:
         return "unknown there" if mine.said == "done" else None
     if mine.said == "failed":
         return "failed here"
-    same = there.after == mine.intent.after
-    if exact and there.before != mine.intent.before:
+    same = there.after == mine.first.after and not mine.twofold
+    if exact and there.before != mine.first.before:
         same = False
     return None if same else "differs"

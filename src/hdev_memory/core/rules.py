@@ -227,6 +227,8 @@ def decode(text: str, origin: str) -> Policy:
         line = int(found[1]) if found else len(text.splitlines())
         reason = str(error).split(" (at")[0].lower()
         raise wrong(origin, line, f"it is not valid TOML: {reason}") from None
+    except RecursionError:
+        raise wrong(origin, 1, "it is nested too deeply") from None
     return _File(origin, lines_of(text)).policy(tree)
 
 
