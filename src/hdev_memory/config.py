@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from hdev_memory.backends.base import Secret, Where
+from hdev_memory.backends.base import Endpoint, Secret, Where
 from hdev_memory.core.approval import MAX_APPROVALS, Bind, Group, Requirement, is_principal
 from hdev_memory.core.rules import span_seconds
 from hdev_memory.core.tomllines import lines_of
@@ -34,13 +34,14 @@ DEFAULT_HANDSHAKE = 1.5
 """Seconds, both requests together: with the start of the program, that is under two. A configured
 timeout stands for the handshake as well."""
 
-_KEY_FORMS = ("api_key", "api_key_env", "api_key_file", "api_key_command")
+_KEY_FORMS = ("api_key", "api_key_env", "api_key_file", "api_key_command", "api_key_keyring")
 _S3 = ("bucket", "region", "access_key_id", "secret_access_key", "endpoint_url")
 _HTTP = ("url", "timeout", *_KEY_FORMS)
 _PLAIN = ("backend", "principal", "signing_key")
 _MEMORY: dict[str, tuple[str, ...]] = {"filesystem": ("path",), "http": _HTTP, "s3": _S3}
 _ENVIRONMENT = (
-    "endpoint", "timeout", "protected", "api_key_env", "api_key_file", "api_key_command",
+    "endpoint", "timeout", "protected", "policy",
+    "api_key_env", "api_key_file", "api_key_command", "api_key_keyring",
 )  # fmt: skip
 
 SECRET_NAMES = frozenset({"http.api_key", "s3.access_key_id", "s3.secret_access_key"})
@@ -59,6 +60,7 @@ class Environment:
     """A named endpoint of the project file.
 
     One that is `protected` takes no plan where there is no policy, or nobody has said who may sign.
+    Its `policy` stands in the place of the project's for plans that lead there.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Environment:
     timeout: str | None
     origin: str
     protected: bool = False
+    policy: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -323,8 +326,8 @@ def _file_key(
             document.path,
             document.line(keys),
             ".".join(keys),
-            "must not be in a file that is committed; use api_key_env, api_key_file or "
-            "api_key_command",
+            "must not be in a file that is committed; use api_key_env, api_key_file, "
+            "api_key_command or api_key_keyring",
         )
     value = _value(document, keys, section[given[0]])
     if given[0] == "api_key":
@@ -335,6 +338,8 @@ def _file_key(
     if given[0] == "api_key_file":
         path = (document.path.parent / Path(value.value).expanduser()).absolute()
         return Value(_key_from_file(path, value.origin), f"{value.origin} (file)")
+    if given[0] == "api_key_keyring":
+        return Value(_key_from_keyring(value.value, value.origin), f"{value.origin} (keyring)")
     return Value(_key_from_command(value.value, value.origin), f"{value.origin} (command)")
 
 
@@ -352,7 +357,9 @@ def _environments(document: _Toml, environ: Mapping[str, str]) -> dict[str, Envi
             keys = (*above, key)
             if key not in _ENVIRONMENT and key != "api_key":
                 raise _wrong(document.path, document.line(keys), ".".join(keys), "is not known")
-            if key != "protected":
+            if key == "policy":
+                _policy_path(document, keys, item)
+            elif key != "protected":
                 _value(document, keys, item)
             elif not isinstance(item, bool):
                 line = document.line(keys)
@@ -366,6 +373,7 @@ def _environments(document: _Toml, environ: Mapping[str, str]) -> dict[str, Envi
             timeout=str(table["timeout"]) if "timeout" in table else None,
             origin=f"{document.path}:{document.line(above)}",
             protected=table.get("protected", False),
+            policy=_policy_path(document, (*above, "policy"), table.get("policy")),
         )
     return found
 
@@ -376,9 +384,17 @@ def _policy(document: _Toml) -> dict[str, Value]:
     if named is None:
         return {}
     line = document.line(("policy",))
+    path = _policy_path(document, ("policy",), named)
+    return {"policy": Value(str(path), f"{document.path}:{line}")}
+
+
+def _policy_path(document: _Toml, keys: tuple[str, ...], named: Any) -> Path | None:
+    if named is None:
+        return None
     if not isinstance(named, str) or not named or "\0" in named:
-        raise _wrong(document.path, line, "policy", "must be the path of a file")
-    return {"policy": Value(str(document.path.parent / named), f"{document.path}:{line}")}
+        line = document.line(keys)
+        raise _wrong(document.path, line, ".".join(keys), "must be the path of a file")
+    return document.path.parent / named
 
 
 @dataclass(frozen=True)
@@ -386,24 +402,38 @@ class Judging:
     """What a project file says of how plans are judged; nothing of it is carried out.
 
     `policy` is the path of its policy file, where it names one; `protected` are the endpoints of
-    its protected environments.
+    its protected environments, `policies` those of environments with a policy of their own.
     """
 
     policy: Path | None
-    protected: tuple[str, ...]
+    protected: tuple[str, ...] = ()
+    policies: tuple[tuple[str, Path], ...] = ()
 
 
 def judging_in(path: Path, text: str) -> Judging:
     """What a project file says, from its text. Raises ConfigError naming file, line and key."""
     document = _Toml(path, text)
     named = _policy(document).get("policy")
-    tables = document.tree.get("environments", {})
+    found = document.tree.get("environments", {})
+    tables = {
+        name: table
+        for name, table in (found.items() if isinstance(found, dict) else ())
+        if isinstance(table, dict)
+    }
     return Judging(
         policy=Path(named.value) if named is not None else None,
         protected=tuple(
             str(table.get("endpoint"))
-            for table in (tables.values() if isinstance(tables, dict) else ())
-            if isinstance(table, dict) and table.get("protected") is True
+            for table in tables.values()
+            if table.get("protected") is True
+        ),
+        policies=tuple(
+            (str(table.get("endpoint")), own)
+            for name, table in tables.items()
+            if (
+                own := _policy_path(document, ("environments", name, "policy"), table.get("policy"))
+            )
+            is not None
         ),
     )
 
@@ -584,6 +614,31 @@ def _key_from_file(path: Path, origin: str) -> str:
     return _key(key, origin)
 
 
+def _key_from_keyring(named: str, origin: str) -> str:
+    """The key that the system's keyring holds as SERVICE/USER, asked through `keyring`."""
+    service, slash, user = named.rpartition("/")
+    if not (slash and service and user):
+        why = "It is not written as SERVICE/USER."
+        raise _no_key("The keyring cannot be asked for a key.", origin, why)
+    try:
+        import keyring
+    except ImportError:
+        raise ConfigError(
+            "The keyring cannot be asked for a key.",
+            why=f"{origin}: the package keyring is not installed.",
+            hint="Run pip install 'hdev-memory[keyring]', or give the key in another way.",
+        ) from None
+    try:
+        key = keyring.get_password(service, user)
+    except Exception as error:  # noqa: BLE001 - each keyring has errors of its own kind
+        # Its name only: what a keyring says of itself may quote what it holds.
+        why = f"The keyring cannot be opened ({type(error).__name__})."
+        raise _no_key("The keyring cannot be asked for a key.", origin, why) from None
+    if key is None:
+        raise _no_key("The keyring holds no such key.", origin, f"There is none for {named}.")
+    return _key(key, origin)
+
+
 def _key_from_command(command: str, origin: str) -> str:
     try:
         done = subprocess.run(
@@ -690,6 +745,11 @@ class ResolvedEnd:
 
     where: Where
     label: str
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it is, as far as that is known before it is opened."""
+        return Endpoint(kind=self.where.kind, location=self.where.location)
 
 
 @dataclass(frozen=True)

@@ -723,6 +723,54 @@ def test_a_target_that_the_base_protects_is_protected(world):
     assert world.apply("--trust-ref", "main").status == 5
 
 
+OWN = '\n[environments.production]\nendpoint = "filesystem:target"\npolicy = "production.toml"\n'
+
+
+def test_an_environment_has_a_policy_of_its_own(world):
+    (world.work / "hdev.toml").write_text(OWN)
+    world.policy(STRICT)
+    world.policy(LOOSE, "production.toml")
+    to_production = world.plan(ends=("filesystem:source", *BOTH[1:]))
+    elsewhere = world.plan(
+        name="q", ends=("filesystem:target", "filesystem:source", "--overwrite", "--delete")
+    )
+    applied = world.apply()
+
+    assert (to_production.status, applied.status) == (0, 0)
+    assert elsewhere.status == 5, elsewhere.out
+
+
+def test_the_policy_of_an_environment_that_was_made_stricter_holds(world):
+    (world.work / "hdev.toml").write_text(OWN)
+    world.policy(LOOSE, "production.toml")
+    world.plan()
+    world.policy(STRICT, "production.toml")
+    checked = world.hdev("policy", "check", "p")
+
+    assert (checked.status, world.apply().status) == (5, 5)
+
+
+def test_the_policy_of_an_environment_is_read_from_the_base(world):
+    repository = Repository(world.work)
+    (world.work / "hdev.toml").write_text(SIGNERS + OWN)
+    world.policy(STRICT, "production.toml")
+    repository.commit()
+    (world.work / "hdev.toml").write_text(SIGNERS)
+    world.plan()
+
+    assert world.apply("--trust-ref", "main", "--target-path", "target").status == 5
+
+
+@pytest.mark.parametrize(
+    ("policy", "status"), [("7", 1), ('""', 1), ('"missing.toml"', 5), ('"production.toml"', 0)]
+)
+def test_the_check_of_the_configuration_reads_the_policies_of_environments(world, policy, status):
+    world.policy(STRICT, "production.toml")
+    (world.work / "hdev.toml").write_text(OWN.replace('"production.toml"', policy))
+
+    assert world.hdev("config", "check").status == status
+
+
 def test_a_label_that_lies_promotes_nothing(world):
     """The plan says staging -> production; here those names are other places."""
     text = '[environments.{}]\nendpoint = "filesystem:{}"\n'

@@ -71,7 +71,7 @@ def config_check(
     with eventlines.told(json=json, into=json_into) as lines:
         settings = context.settings()
         gate.rules(settings, gate.Asked())
-        policing.for_planning(settings, None)
+        policing.readable(settings)
         looked = tuple(settings.environments) if online else ()
         wrong = 0
         for name in looked:

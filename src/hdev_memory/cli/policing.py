@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -45,32 +45,48 @@ class Standards:
         return any(content_rules(policy) for policy in self.policies)
 
 
-def for_planning(settings: Settings, given: Path | None) -> Judge | None:
-    """The policy that a new plan is judged by: given, else configured, else none.
+def for_planning(settings: Settings, given: Path | None, target: Endpoint) -> Judge | None:
+    """The policy that a new plan is judged by: given, else that of the environment where the
+    target lies, else the project's, else none.
 
     Raises PolicyError.
     """
-    place = settings.cwd / given if given is not None else _configured(settings)
-    return Judge(_read(trust.Checkout(), place)) if place is not None else None
+    if given is not None:
+        return Judge(_read(trust.Checkout(), settings.cwd / given))
+    places = _places(settings, _checked_out(settings), target)
+    return Judge(_read(trust.Checkout(), places[0])) if places else None
+
+
+def readable(settings: Settings) -> None:
+    """Read every policy that the project names. Raises PolicyError."""
+    found = _checked_out(settings)
+    for place in dict.fromkeys([found.policy, *(own for _, own in found.policies)]):
+        if place is not None:
+            _read(trust.Checkout(), place)
 
 
 def standards(
-    settings: Settings, asked: gate.Asked, files: gate.Files, planned: Policy | None
+    settings: Settings,
+    asked: gate.Asked,
+    files: gate.Files,
+    planned: Policy | None,
+    target: Endpoint,
 ) -> Standards:
-    """The policies for a plan that was made under `planned`: that one, the project's as `files`
-    has it, and the one that was asked for. Each can only make things stricter.
+    """The policies for a plan that was made under `planned` and leads to `target`: that one, the
+    target's or the project's as `files` has it, and the one that was asked for. Each can only
+    make things stricter.
 
     Raises PolicyError.
     """
-    place, protected = _project(settings, files)
-    policies = [] if place is None else [_read(files, place)]
+    project = _project(settings, files)
+    policies = [_read(files, place) for place in _places(settings, project, target)]
     if asked.policy is not None:
         policies.append(_read(trust.Checkout(), settings.cwd / asked.policy))
     current = bool(policies)
     if planned is not None:
         policies.append(_checked(planned, "the plan", 1))
     distinct = {policy.digest: policy for policy in policies}
-    return Standards(tuple(distinct.values()), current, protected)
+    return Standards(tuple(distinct.values()), current, project.protected)
 
 
 def standings(opened: plandir.OpenPlan, settings: Settings) -> tuple[approval.Standing, ...]:
@@ -91,24 +107,48 @@ def approval_rules(settings: Settings, asked: gate.Asked, opened: plandir.OpenPl
     """By what the approvals of a plan are judged: as the project, the command line and the
     policies ask. Raises PolicyError and TrustError."""
     files = gate.files_of(settings, asked)
-    by = standards(settings, asked, files, opened.plan.head.options.policy)
+    by = standards(
+        settings, asked, files, opened.plan.head.options.policy, claimed(opened, settings)
+    )
     return gate.rules(settings, asked, by.policies, files)
 
 
-def _configured(settings: Settings) -> Path | None:
+def claimed(opened: plandir.OpenPlan, settings: Settings) -> Endpoint:
+    """Where a plan says that its target is; the home folder is that of who asks."""
+    end = opened.plan.head.target
+    location = end.location
+    if end.kind == "filesystem" and (location == "~" or location.startswith("~/")):
+        location = f"{settings.home}{location[1:]}"
+    return Endpoint(kind=end.kind, location=location, store=end.store)
+
+
+def _checked_out(settings: Settings) -> Judging:
+    """What the project file of the checkout says, and the environment."""
     place = settings.get("policy")
-    return Path(place) if place is not None else None
-
-
-def _project(settings: Settings, files: gate.Files) -> tuple[Path | None, tuple[str, ...]]:
-    """Where the project's policy is, and which endpoints are protected."""
-    protected = tuple(
-        name for name, environment in settings.environments.items() if environment.protected
+    environments = settings.environments.values()
+    return Judging(
+        policy=Path(place) if place is not None else None,
+        protected=tuple(one.name for one in environments if one.protected),
+        policies=tuple((one.name, one.policy) for one in environments if one.policy is not None),
     )
+
+
+def _project(settings: Settings, files: gate.Files) -> Judging:
+    """Where the policies are, and which endpoints are protected: by the checkout as well, since
+    more protection loosens nothing."""
+    here = _checked_out(settings)
     if isinstance(files, trust.Checkout):
-        return _configured(settings), protected
+        return here
     found = _committed(files, settings.cwd)
-    return found.policy, protected + found.protected
+    return replace(found, protected=here.protected + found.protected)
+
+
+def _places(settings: Settings, project: Judging, target: Endpoint) -> list[Path]:
+    """The policies for a target: those of the environments that lie there, else the project's."""
+    own = [place for name, place in project.policies if _lies(settings, name, target)]
+    if own:
+        return list(dict.fromkeys(own))
+    return [project.policy] if project.policy is not None else []
 
 
 def _committed(commit: trust.Commit, cwd: Path) -> Judging:
@@ -125,12 +165,12 @@ def _committed(commit: trust.Commit, cwd: Path) -> Judging:
             except ConfigError as error:
                 raise trust.unusable(commit.name(path), error.why.rstrip(".")) from None
             if found.policy is None and commit.read(beside) is not None:
-                return Judging(beside, found.protected)
+                return replace(found, policy=beside)
             return found
         if commit.read(beside) is not None:
-            return Judging(beside, ())
+            return Judging(beside)
         if folder == commit.top or folder == folder.parent:
-            return Judging(None, ())
+            return Judging(None)
         folder = folder.parent
 
 
@@ -317,7 +357,7 @@ def check(
 ) -> tuple[tuple[Policy, ...], str]:
     """The policies that the plan was judged by, and what the log says of the findings that were
     lifted. Raises PolicyError where it may not run, after having told what was found."""
-    by = standards(settings, asked, files, opened.plan.head.options.policy)
+    by = standards(settings, asked, files, opened.plan.head.options.policy, ends[1].endpoint)
     _refuse_unjudged(ends[1], by, settings, asked, files)
     found = judged(opened, by, settings, asked, files, ends)
     if found.refusing:

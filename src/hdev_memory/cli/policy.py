@@ -57,7 +57,9 @@ def policy_check(
         settings = context.settings()
         asked = gate.Asked(allowed_signers, None, trust_ref, policy)
         files = gate.files_of(settings, asked)
-        by = policing.standards(settings, asked, files, opened.plan.head.options.policy)
+        planned = opened.plan.head.options.policy
+        lies = policing.claimed(opened, settings)
+        by = policing.standards(settings, asked, files, planned, lies)
         source = None
         if by.reads:
             given = EndFlags(path=source_path, url=source_url, api_key=own)
@@ -244,7 +246,9 @@ def policy_override(
         settings = context.settings()
         asked = gate.Asked()
         files = gate.files_of(settings, asked)
-        by = policing.standards(settings, asked, files, opened.plan.head.options.policy)
+        planned = opened.plan.head.options.policy
+        lies = policing.claimed(opened, settings)
+        by = policing.standards(settings, asked, files, planned, lies)
         rules = gate.rules(settings, asked, by.policies, files)
         who, key_file = approve.signer(settings, principal, key)
         statement = _statement(opened, who, findings, reason, expires)
