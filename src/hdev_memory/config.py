@@ -114,6 +114,8 @@ class Settings:
     cwd: Path
     home: Path
     environ: Mapping[str, str] = field(repr=False)
+    project: str | None = field(default=None, repr=False)
+    """The project file as it was read, None where there is none."""
 
     def get(self, name: str) -> str | None:
         found = self.values.get(name)
@@ -129,7 +131,8 @@ def load(environ: Mapping[str, str], cwd: Path, home: Path) -> Settings:
     if (text := _read(user)) is not None:
         values |= _memory(_Yaml(user, text), environ)
     project = _project_file(cwd)
-    if project is not None and (text := _read(project)) is not None:
+    text = _read(project) if project is not None else None
+    if project is not None and text is not None:
         document = _Toml(project, text)
         values |= _memory(document, environ)
         environments = _environments(document, environ)
@@ -138,7 +141,7 @@ def load(environ: Mapping[str, str], cwd: Path, home: Path) -> Settings:
     if "policy" not in values and (policy := _found(cwd, POLICY_FILE, project)) is not None:
         values["policy"] = Value(str(policy), "default")
     values |= dict(_from_environ(environ, cwd))
-    settings = Settings(values, environments, approvals, cwd, home, environ)
+    settings = Settings(values, environments, approvals, cwd, home, environ, text)
     _check(settings)
     return settings
 

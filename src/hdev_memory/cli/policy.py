@@ -23,6 +23,7 @@ def policy_check(
     plan: flags.PlanPlace,
     policy: flags.Policy = None,
     trust_ref: flags.TrustRef = None,
+    trust_digest: flags.TrustDigest = None,
     allowed_signers: flags.AllowedSigners = None,
     form: Annotated[
         Literal["terminal", "json", "sarif"],
@@ -55,7 +56,7 @@ def policy_check(
         opened = stack.enter_context(plandir.load(plan))
         shared, own = steps.from_argv(api_key, source_api_key)
         settings = context.settings()
-        asked = gate.Asked(allowed_signers, None, trust_ref, policy)
+        asked = gate.Asked(allowed_signers, None, trust_ref, policy, trust_digest)
         files = gate.files_of(settings, asked)
         planned = opened.plan.head.options.policy
         lies = policing.claimed(opened, settings)
