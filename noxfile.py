@@ -14,6 +14,8 @@ TEST_TOOLS = (
     "hypothesis",
     "in-toto-attestation",
     "jsonschema",
+    "keyring",
+    "keyrings.alt",
     "pexpect",
     "pytest",
     "pytest-randomly",

@@ -1,10 +1,15 @@
 """Settings: precedence, where keys come from, and to which server a key may go."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from hdev_memory.backends.base import Secret
 from hdev_memory.config import EndFlags, load, resolve
 from hdev_memory.errors import ConfigError, UsageError
+from tests.processes import PROGRAM
 
 ONE = "https://one.example.com"
 TWO = "https://two.example.com"
@@ -210,6 +215,51 @@ def test_a_key_that_cannot_be_had_is_an_error_that_names_its_origin(place, name,
         settings(place, **{f"HDEV_MEMORY_HTTP_API_KEY_{name}": value})
 
     assert f"HDEV_MEMORY_HTTP_API_KEY_{name}" in str(caught.value)
+
+
+KEYRINGS = {
+    "held": ("keyrings.alt.file.PlaintextKeyring", "ci/ann", 0, "key (set)"),
+    "of a service with a slash": ("keyrings.alt.file.PlaintextKeyring", "a/b/ann", 0, "key (set)"),
+    "of nobody": ("keyrings.alt.file.PlaintextKeyring", "ci/bob", 1, "There is none for ci/bob."),
+    "in a keyring of nothing": ("keyring.backends.null.Keyring", "ci/ann", 1, "There is none"),
+    "where no keyring is": ("keyring.backends.fail.Keyring", "ci/ann", 1, "(NoKeyringError)"),
+    "of a keyring that is none": ("nowhere.Keyring", "ci/ann", 1, "cannot be opened"),
+    "without a user": ("keyrings.alt.file.PlaintextKeyring", "ci", 1, "SERVICE/USER"),
+    "without a service": ("keyrings.alt.file.PlaintextKeyring", "/ann", 1, "SERVICE/USER"),
+    "without the package": (None, "ci/ann", 1, "hdev-memory[keyring]"),
+}
+
+
+@pytest.mark.parametrize("name", KEYRINGS)
+def test_a_key_from_the_keyring_is_had_or_it_is_said_why_not(tmp_path, name):
+    """Real keyrings, chosen as everybody chooses one: by the environment of the process."""
+    backend, named, status, told = KEYRINGS[name]
+    (tmp_path / "hdev.toml").write_text(
+        f'[environments.x]\nendpoint = "http://127.0.0.1:1"\napi_key_keyring = "{named}"\n'
+    )
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    if backend is None:
+        (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['keyring'] = None\n")
+        environ["PYTHONPATH"] = str(tmp_path)
+    else:
+        environ["PYTHON_KEYRING_BACKEND"] = backend
+    program = "import keyring as k; [k.set_password(s, 'ann', 's3cret') for s in ('ci', 'a/b')]"
+    filled = {**environ, "PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring"}
+    if backend is not None:
+        run([sys.executable, "-c", program], filled, tmp_path, 0)
+    done = run([*PROGRAM, "config", "show"], environ, tmp_path, status)
+
+    assert told in done
+    assert "s3cret" not in done
+    assert "Traceback" not in done
+
+
+def run(words, environ, folder, status):
+    done = subprocess.run(
+        words, env=environ, cwd=folder, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
 
 
 def test_a_secret_shows_itself_to_nobody():

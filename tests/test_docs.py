@@ -269,3 +269,32 @@ def test_the_check_of_the_documentation_reads_what_show_prints(hdev, home):
     assert done.stderr == (
         "people/ann would be deleted\nmax_entry_bytes: Its content has 9 bytes; the limit is 5.\n"
     )
+
+
+def cases_of_approvals():
+    """The tested cases of approvals as rows of a table."""
+    from tests.cli import test_approvals as tested
+
+    yield from (f"| {name} | refused: {text} |" for name, _, text in tested.REFUSED)
+    yield from (f"| {name} | applied |" for name, _ in tested.ALLOWED)
+
+
+def cases_of_policies():
+    """The tested cases of policies as rows of a table."""
+    from tests.cli import test_policy as tested
+
+    told = {0: "goes on", 5: "refused (5)", 6: "refused (6)"}
+    for name, case in tested.CASES.items():
+        rules = " ".join(f"`{line}`" for line in case.rules.splitlines()) or "none"
+        yield f"| {name} | {rules} | {told[case.plan]} | {told[case.apply]} |"
+
+
+@pytest.mark.parametrize(
+    ("page", "cases"), [("approvals", cases_of_approvals), ("policy", cases_of_policies)]
+)
+def test_every_case_that_is_tested_is_in_the_table_with_its_outcome(page, cases):
+    section = (ROOT / f"docs/{page}.md").read_text().partition("## Every case that is tested\n")[2]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+
+    assert rows[1:] == list(cases())
+    assert len(rows) > 30

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from hdev_memory.backends.base import Secret, Where
+from hdev_memory.backends.base import Endpoint, Secret, Where
 from hdev_memory.core.approval import MAX_APPROVALS, Bind, Group, Requirement, is_principal
 from hdev_memory.core.rules import span_seconds
 from hdev_memory.core.tomllines import lines_of
@@ -34,13 +34,14 @@ DEFAULT_HANDSHAKE = 1.5
 """Seconds, both requests together: with the start of the program, that is under two. A configured
 timeout stands for the handshake as well."""
 
-_KEY_FORMS = ("api_key", "api_key_env", "api_key_file", "api_key_command")
+_KEY_FORMS = ("api_key", "api_key_env", "api_key_file", "api_key_command", "api_key_keyring")
 _S3 = ("bucket", "region", "access_key_id", "secret_access_key", "endpoint_url")
 _HTTP = ("url", "timeout", *_KEY_FORMS)
 _PLAIN = ("backend", "principal", "signing_key")
 _MEMORY: dict[str, tuple[str, ...]] = {"filesystem": ("path",), "http": _HTTP, "s3": _S3}
 _ENVIRONMENT = (
-    "endpoint", "timeout", "protected", "api_key_env", "api_key_file", "api_key_command",
+    "endpoint", "timeout", "protected", "policy",
+    "api_key_env", "api_key_file", "api_key_command", "api_key_keyring",
 )  # fmt: skip
 
 SECRET_NAMES = frozenset({"http.api_key", "s3.access_key_id", "s3.secret_access_key"})
@@ -59,6 +60,7 @@ class Environment:
     """A named endpoint of the project file.
 
     One that is `protected` takes no plan where there is no policy, or nobody has said who may sign.
+    Its `policy` stands in the place of the project's for plans that lead there.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Environment:
     timeout: str | None
     origin: str
     protected: bool = False
+    policy: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class Settings:
     cwd: Path
     home: Path
     environ: Mapping[str, str] = field(repr=False)
+    project: str | None = field(default=None, repr=False)
+    """The project file as it was read, None where there is none."""
 
     def get(self, name: str) -> str | None:
         found = self.values.get(name)
@@ -126,7 +131,8 @@ def load(environ: Mapping[str, str], cwd: Path, home: Path) -> Settings:
     if (text := _read(user)) is not None:
         values |= _memory(_Yaml(user, text), environ)
     project = _project_file(cwd)
-    if project is not None and (text := _read(project)) is not None:
+    text = _read(project) if project is not None else None
+    if project is not None and text is not None:
         document = _Toml(project, text)
         values |= _memory(document, environ)
         environments = _environments(document, environ)
@@ -135,7 +141,7 @@ def load(environ: Mapping[str, str], cwd: Path, home: Path) -> Settings:
     if "policy" not in values and (policy := _found(cwd, POLICY_FILE, project)) is not None:
         values["policy"] = Value(str(policy), "default")
     values |= dict(_from_environ(environ, cwd))
-    settings = Settings(values, environments, approvals, cwd, home, environ)
+    settings = Settings(values, environments, approvals, cwd, home, environ, text)
     _check(settings)
     return settings
 
@@ -325,8 +331,8 @@ def _file_key(
             document.path,
             document.line(keys),
             ".".join(keys),
-            "must not be in a file that is committed; use api_key_env, api_key_file or "
-            "api_key_command",
+            "must not be in a file that is committed; use api_key_env, api_key_file, "
+            "api_key_command or api_key_keyring",
         )
     value = _value(document, keys, section[given[0]])
     if given[0] == "api_key":
@@ -337,6 +343,8 @@ def _file_key(
     if given[0] == "api_key_file":
         path = (document.path.parent / Path(value.value).expanduser()).absolute()
         return Value(_key_from_file(path, value.origin), f"{value.origin} (file)")
+    if given[0] == "api_key_keyring":
+        return Value(_key_from_keyring(value.value, value.origin), f"{value.origin} (keyring)")
     return Value(_key_from_command(value.value, value.origin), f"{value.origin} (command)")
 
 
@@ -354,7 +362,9 @@ def _environments(document: _Toml, environ: Mapping[str, str]) -> dict[str, Envi
             keys = (*above, key)
             if key not in _ENVIRONMENT and key != "api_key":
                 raise _wrong(document.path, document.line(keys), ".".join(keys), "is not known")
-            if key != "protected":
+            if key == "policy":
+                _policy_path(document, keys, item)
+            elif key != "protected":
                 _value(document, keys, item)
             elif not isinstance(item, bool):
                 line = document.line(keys)
@@ -368,6 +378,7 @@ def _environments(document: _Toml, environ: Mapping[str, str]) -> dict[str, Envi
             timeout=str(table["timeout"]) if "timeout" in table else None,
             origin=f"{document.path}:{document.line(above)}",
             protected=table.get("protected", False),
+            policy=_policy_path(document, (*above, "policy"), table.get("policy")),
         )
     return found
 
@@ -378,9 +389,17 @@ def _policy(document: _Toml) -> dict[str, Value]:
     if named is None:
         return {}
     line = document.line(("policy",))
+    path = _policy_path(document, ("policy",), named)
+    return {"policy": Value(str(path), f"{document.path}:{line}")}
+
+
+def _policy_path(document: _Toml, keys: tuple[str, ...], named: Any) -> Path | None:
+    if named is None:
+        return None
     if not isinstance(named, str) or not named or "\0" in named:
-        raise _wrong(document.path, line, "policy", "must be the path of a file")
-    return {"policy": Value(str(document.path.parent / named), f"{document.path}:{line}")}
+        line = document.line(keys)
+        raise _wrong(document.path, line, ".".join(keys), "must be the path of a file")
+    return document.path.parent / named
 
 
 @dataclass(frozen=True)
@@ -388,7 +407,8 @@ class Judging:
     """What a project file says of how plans are judged; nothing of it is carried out.
 
     `policy` is the path of its policy file, where it names one; `places` are settings with its
-    environments and default places, which say where each name lies, and with no key of them.
+    environments and default places, which say where each name lies and whether it has a policy of
+    its own, and with no key of them.
     """
 
     policy: Path | None
@@ -411,6 +431,7 @@ def judging_in(path: Path, text: str | None, settings: Settings) -> Judging:
             timeout=None,
             origin=f"{path}:{document.line(('environments', name))}",
             protected=table.get("protected") is True,
+            policy=_policy_path(document, ("environments", name, "policy"), table.get("policy")),
         )
         for name, table in (tables.items() if isinstance(tables, dict) else ())
         if isinstance(table, dict)
@@ -616,6 +637,31 @@ def _key_from_file(path: Path, origin: str) -> str:
     return _key(key, origin)
 
 
+def _key_from_keyring(named: str, origin: str) -> str:
+    """The key that the system's keyring holds as SERVICE/USER, asked through `keyring`."""
+    service, slash, user = named.rpartition("/")
+    if not (slash and service and user):
+        why = "It is not written as SERVICE/USER."
+        raise _no_key("The keyring cannot be asked for a key.", origin, why)
+    try:
+        import keyring
+    except ImportError:
+        raise ConfigError(
+            "The keyring cannot be asked for a key.",
+            why=f"{origin}: the package keyring is not installed.",
+            hint="Run pip install 'hdev-memory[keyring]', or give the key in another way.",
+        ) from None
+    try:
+        key = keyring.get_password(service, user)
+    except Exception as error:  # noqa: BLE001 - each keyring has errors of its own kind
+        # Its name only: what a keyring says of itself may quote what it holds.
+        why = f"The keyring cannot be opened ({type(error).__name__})."
+        raise _no_key("The keyring cannot be asked for a key.", origin, why) from None
+    if key is None:
+        raise _no_key("The keyring holds no such key.", origin, f"There is none for {named}.")
+    return _key(key, origin)
+
+
 def _key_from_command(command: str, origin: str) -> str:
     try:
         done = subprocess.run(
@@ -722,6 +768,11 @@ class ResolvedEnd:
 
     where: Where
     label: str
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it is, as far as that is known before it is opened."""
+        return Endpoint(kind=self.where.kind, location=self.where.location)
 
 
 @dataclass(frozen=True)

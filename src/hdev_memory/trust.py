@@ -35,9 +35,17 @@ class Files(Protocol):
 
 
 class Checkout:
-    """The files as they lie on disk."""
+    """The files as they lie on disk; each is read once, so that what judges is what was pinned."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, bytes | None] = {}
 
     def read(self, path: Path) -> bytes | None:
+        if path not in self._read:
+            self._read[path] = self._bytes(path)
+        return self._read[path]
+
+    def _bytes(self, path: Path) -> bytes | None:
         try:
             with path.open("rb") as file:
                 content = file.read(MAX_BYTES + 1)

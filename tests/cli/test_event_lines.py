@@ -163,7 +163,7 @@ def test_a_full_disk_below_the_lines_is_told_and_stops_nothing(capsys):
 
 def test_nothing_follows_the_last_line(capsys):
     with told(json=True) as lines:
-        lines.emit(eventlines.ConfigEnding(exit=0, environments=0, unreachable=0))
+        lines.emit(eventlines.ConfigEnding(exit=0, environments=0, unreachable=0, trust_digest=""))
         lines.emit(Outside(side="source", entries=1))
 
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["type"] == "summary"

@@ -758,6 +758,100 @@ def test_a_target_that_the_base_protects_is_protected(world):
     assert world.apply("--trust-ref", "main").status == 5
 
 
+OWN = '\n[environments.production]\nendpoint = "filesystem:target"\npolicy = "production.toml"\n'
+
+
+def test_an_environment_has_a_policy_of_its_own(world):
+    (world.work / "hdev.toml").write_text(OWN)
+    world.policy(STRICT)
+    world.policy(LOOSE, "production.toml")
+    to_production = world.plan(ends=("filesystem:source", *BOTH[1:]))
+    elsewhere = world.plan(
+        name="q", ends=("filesystem:target", "filesystem:source", "--overwrite", "--delete")
+    )
+    applied = world.apply()
+
+    assert (to_production.status, applied.status) == (0, 0)
+    assert elsewhere.status == 5, elsewhere.out
+
+
+def test_the_policy_of_an_environment_that_was_made_stricter_holds(world):
+    (world.work / "hdev.toml").write_text(OWN)
+    world.policy(LOOSE, "production.toml")
+    world.plan()
+    world.policy(STRICT, "production.toml")
+    checked = world.hdev("policy", "check", "p")
+
+    assert (checked.status, world.apply().status) == (5, 5)
+
+
+def test_the_policy_of_an_environment_is_read_from_the_base(world):
+    repository = Repository(world.work)
+    (world.work / "hdev.toml").write_text(SIGNERS + OWN)
+    world.policy(STRICT, "production.toml")
+    repository.commit()
+    (world.work / "hdev.toml").write_text(SIGNERS)
+    world.plan()
+
+    assert world.apply("--trust-ref", "main", "--target-path", "target").status == 5
+
+
+@pytest.mark.parametrize(
+    ("policy", "status"), [("7", 1), ('""', 1), ('"missing.toml"', 5), ('"production.toml"', 0)]
+)
+def test_the_check_of_the_configuration_reads_the_policies_of_environments(world, policy, status):
+    world.policy(STRICT, "production.toml")
+    (world.work / "hdev.toml").write_text(OWN.replace('"production.toml"', policy))
+
+    assert world.hdev("config", "check").status == status
+
+
+@pytest.fixture
+def pinned(world):
+    """A plan that may run, and the digest of the rules that let it."""
+    world.signers()
+    with (world.work / "hdev.toml").open("a") as file:
+        file.write('revoked = "revoked"\n' + OWN)
+    (world.work / "revoked").write_text("")
+    world.policy(LOOSE)
+    world.policy(LOOSE, "production.toml")
+    world.plan()
+    return world.hdev("config", "check", "--json").json["trust_digest"]
+
+
+def test_rules_of_the_digest_that_was_pinned_let_a_plan_run(world, pinned):
+    assert world.hdev("policy", "check", "p", "--trust-digest", pinned).status == 0
+    assert world.hdev("approvals", "p", "--trust-digest", pinned).status == 0
+    assert world.apply("--trust-digest", pinned).status == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["hdev.toml", "hdev-policy.toml", "production.toml", "signers", "revoked"]
+)
+def test_rules_of_any_other_digest_than_was_pinned_refuse(world, pinned, name):
+    with (world.work / name).open("a") as file:
+        file.write("# one line more\n")
+    for words in (("policy", "check", "p"), ("approvals", "p"), ("apply", "p")):
+        refused = world.hdev(*words, "--trust-digest", pinned)
+
+        assert refused.status == 6, refused.err
+        assert "The rules here are not the ones that were pinned." in refused.err
+    assert world.records()[-1]["event"] == "refused"
+    assert world.apply().status == 0
+
+
+def test_other_signers_than_those_that_were_pinned_refuse(world, pinned):
+    (world.work / "others").write_text(f"eve@x {world.keys.public('eve')}\n")
+    result = world.apply("--trust-digest", pinned, "--allowed-signers", "others")
+
+    assert result.status == 6
+    assert "not the ones that were pinned" in result.err
+
+
+def test_a_ref_and_a_digest_do_not_go_together(world, pinned):
+    assert world.apply("--trust-digest", pinned, "--trust-ref", "main").status == 64
+
+
 def test_a_label_that_lies_promotes_nothing(world):
     """The plan says staging -> production; here those names are other places."""
     text = '[environments.{}]\nendpoint = "filesystem:{}"\n'

@@ -546,8 +546,8 @@ BUGS = (
         (
             (
                 "cli/policing.py",
-                "else [_read(files, place)]\n",
-                "else [_read(trust.Checkout(), place)]\n",
+                "    policies = [_read(files, place) for",
+                "    policies = [_read(trust.Checkout(), place) for",
             ),
         ),
         f"{POLICY}::test_a_policy_loosened_in_the_same_change_is_read_from_the_base",

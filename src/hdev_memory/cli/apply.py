@@ -49,6 +49,7 @@ def apply(
     allowed_signers: flags.AllowedSigners = None,
     require_approvals: flags.RequireApprovals = None,
     trust_ref: flags.TrustRef = None,
+    trust_digest: flags.TrustDigest = None,
     sign_receipt: Annotated[
         Path | None,
         typer.Option(
@@ -91,7 +92,7 @@ def apply(
         shared, own_source, own_target = steps.from_argv(api_key, source_api_key, target_api_key)
         settings = context.settings()
         key = signatures.key_file(settings, sign_receipt) if sign_receipt is not None else None
-        asked = gate.Asked(allowed_signers, require_approvals, trust_ref, policy)
+        asked = gate.Asked(allowed_signers, require_approvals, trust_ref, policy, trust_digest)
         source, target = steps.ends_of(
             settings,
             opened,

@@ -17,6 +17,7 @@ def approvals(
     allowed_signers: flags.AllowedSigners = None,
     require_approvals: flags.RequireApprovals = None,
     trust_ref: flags.TrustRef = None,
+    trust_digest: flags.TrustDigest = None,
     json: flags.Json = False,
 ) -> int:
     """List the approvals of PLAN, what each is worth and why; exit 6 where apply would refuse."""
@@ -29,7 +30,7 @@ def approvals(
         lines = stack.enter_context(eventlines.told(json=json))
         opened = stack.enter_context(plandir.load(plan))
         settings = context.settings()
-        asked = gate.Asked(allowed_signers, require_approvals, trust_ref)
+        asked = gate.Asked(allowed_signers, require_approvals, trust_ref, None, trust_digest)
         by = policing.approval_rules(settings, asked, opened)
         records = (record for record, _ in plandir.read_audit(opened.folder))
         verdict = gate.judged(opened, settings, by, records)

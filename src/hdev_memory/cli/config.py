@@ -62,6 +62,7 @@ def config_check(
 
     The files that [approvals] names are read as well; exit 6 when they cannot be used.
     """
+    from hdev_memory import trust
     from hdev_memory.backends import open_backend
     from hdev_memory.cli import context, eventlines, gate, policing
     from hdev_memory.config import EndFlags, resolve
@@ -71,7 +72,8 @@ def config_check(
     with eventlines.told(json=json, into=json_into) as lines:
         settings = context.settings()
         gate.rules(settings, gate.Asked())
-        policing.for_planning(settings, None)
+        policing.readable(settings)
+        digest = gate.digest_of(settings, trust.Checkout())
         looked = tuple(settings.environments) if online else ()
         wrong = 0
         for name in looked:
@@ -89,9 +91,13 @@ def config_check(
         status = 9 if wrong else 0
         lines.emit(
             eventlines.ConfigEnding(
-                exit=status, environments=len(settings.environments), unreachable=wrong
+                exit=status,
+                environments=len(settings.environments),
+                unreachable=wrong,
+                trust_digest=digest,
             )
         )
         if not lines.on_stdout:
+            context.say(f"Trust digest {digest}")
             context.say("ok" if not wrong else f"{wrong} of {len(looked)} not reachable")
         return status

@@ -334,10 +334,12 @@ class ConfigShowEnding(Ending, frozen=True, tag="summary"):
 
 
 class ConfigEnding(Ending, frozen=True, tag="summary"):
-    """How many environments there are, and how many of them could not be opened."""
+    """How many environments there are, how many of them could not be opened, and the digest of the
+    rules, as `--trust-digest` takes it."""
 
     environments: Count
     unreachable: Count
+    trust_digest: str
     command: Literal["config check"] = "config check"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,9 +17,10 @@ from hdev_memory.cli.context import instant, note, now
 from hdev_memory.cli.eventlines import Approval, Lines
 from hdev_memory.config import PROJECT_FILE, Approvals, Settings, approvals_in
 from hdev_memory.core import approval, audit, override
+from hdev_memory.core.digest import named, sha256
 from hdev_memory.core.policy import required
 from hdev_memory.core.rules import Policy
-from hdev_memory.errors import ApprovalError, ConfigError, TrustError
+from hdev_memory.errors import ApprovalError, ConfigError, TrustError, UsageError
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Asked:
     require: int | None = None
     trust_ref: str | None = None
     policy: Path | None = None
+    trust_digest: str | None = None
 
 
 Files = trust.Checkout | trust.Commit
@@ -38,11 +41,53 @@ Files = trust.Checkout | trust.Commit
 def files_of(settings: Settings, asked: Asked) -> Files:
     """Where the rules are read from: the checkout, or the one commit of a git ref.
 
-    Raises UsageError and TrustError.
+    Raises UsageError, and TrustError where they are not the ones that were pinned.
     """
-    if asked.trust_ref is None:
-        return trust.Checkout()
-    return trust.Commit(settings.cwd, asked.trust_ref, settings.environ)
+    if asked.trust_ref is not None:
+        if asked.trust_digest is not None:
+            raise UsageError(
+                "--trust-ref and --trust-digest do not go together.",
+                why="A commit holds the rules; a digest is that of the rules in the checkout.",
+                hint="Give one of them; the full id of a commit pins as a digest does.",
+            )
+        return trust.Commit(settings.cwd, asked.trust_ref, settings.environ)
+    checkout = trust.Checkout()
+    if asked.trust_digest is not None:
+        found = digest_of(settings, checkout, asked.allowed_signers)
+        if found != asked.trust_digest:
+            raise TrustError(
+                "The rules here are not the ones that were pinned.",
+                why=f"--trust-digest was {asked.trust_digest!r}; theirs is {found}.",
+                hint="See who changed hdev.toml, the policies, allowed_signers or revoked; "
+                "`hdev config check` tells the digest of the rules as they are.",
+            )
+    return checkout
+
+
+def digest_of(
+    settings: Settings, checkout: trust.Checkout, allowed_signers: Path | None = None
+) -> str:
+    """`sha256:…` over all that judges plans here: the project file, each policy that it names, the
+    allowed signers and the revoked keys. docs/formats.md tells how it is made.
+
+    Raises TrustError where one that is named cannot be read.
+    """
+    approvals = settings.approvals
+    asked = Asked(allowed_signers)
+    places: list[tuple[str, Path | None]] = [
+        ("policy", Path(place) if (place := settings.get("policy")) is not None else None),
+        *((f"policy {one.name}", one.policy) for one in settings.environments.values()),
+        ("allowed_signers", _signers_place(settings, asked, approvals)),
+        (
+            "revoked",
+            approvals.folder / approvals.revoked if approvals and approvals.revoked else None,
+        ),
+    ]
+    contents = [(what, trust.needed(checkout, path)) for what, path in places if path is not None]
+    if settings.project is not None:
+        contents.append((PROJECT_FILE, settings.project.encode()))
+    lines = sorted(f"{json.dumps(what)} {sha256(content)}\n" for what, content in contents)
+    return named(sha256("".join(lines).encode()))
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,6 @@ def run_migration(
     from hdev_memory.core.diff import Blocked
 
     lines = lines if lines is not None else eventlines.Lines(json=False)
-    judge = policing.for_planning(settings, policy)
-    if not dry_run:
-        gate.refuse_one_step(settings, judge.policy if judge is not None else None)
     resolved = resolve(
         settings,
         source,
@@ -92,6 +89,9 @@ def run_migration(
         insecure_http=insecure_http,
         parallelism=parallelism,
     )
+    judge = policing.for_planning(settings, policy, resolved.target.endpoint)
+    if not dry_run:
+        gate.refuse_one_step(settings, judge.policy if judge is not None else None)
     for warning in resolved.warnings:
         context.warn(warning)
     wish = steps.Wish(

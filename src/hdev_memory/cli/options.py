@@ -96,6 +96,14 @@ TrustRef = Annotated[
     str | None,
     typer.Option("--trust-ref", metavar="REF", help="Read what judges the plan from this git ref."),
 ]
+TrustDigest = Annotated[
+    str | None,
+    typer.Option(
+        "--trust-digest",
+        metavar="sha256:…",
+        help="Refuse unless the rules have this digest (hdev config check).",
+    ),
+]
 Policy = Annotated[
     Path | None,
     typer.Option("--policy", metavar="FILE", help="Judge it by this policy (hdev-policy.toml)."),

@@ -104,7 +104,7 @@ def plan(
             tuple(exclude or ()),
             expires,
             steps.author(settings, principal),
-            policing.for_planning(settings, policy),
+            policing.for_planning(settings, policy, resolved.target.endpoint),
         )
         ends = stack.enter_context(steps.opened_ends(resolved.source, resolved.target))
         review = steps.Reviewer(ends, content=not no_content)

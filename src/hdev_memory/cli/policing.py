@@ -54,32 +54,49 @@ class Standards:
         return any(content_rules(policy) for policy in self.policies)
 
 
-def for_planning(settings: Settings, given: Path | None) -> Judge | None:
-    """The policy that a new plan is judged by: given, else configured, else none.
+def for_planning(settings: Settings, given: Path | None, target: Endpoint) -> Judge | None:
+    """The policy that a new plan is judged by: given, else that of the environment where the
+    target lies, else the project's, else none.
 
     Raises PolicyError.
     """
-    place = settings.cwd / given if given is not None else _configured(settings)
-    return Judge(_read(trust.Checkout(), place)) if place is not None else None
+    if given is not None:
+        return Judge(_read(trust.Checkout(), settings.cwd / given))
+    places = _policies(_checked_out(settings), target)
+    return Judge(_read(trust.Checkout(), places[0])) if places else None
+
+
+def readable(settings: Settings) -> None:
+    """Read every policy that the project names. Raises PolicyError."""
+    found = _checked_out(settings)
+    own = (environment.policy for environment in found.places.environments.values())
+    for place in dict.fromkeys([found.policy, *own]):
+        if place is not None:
+            _read(trust.Checkout(), place)
 
 
 def standards(
-    settings: Settings, asked: gate.Asked, files: gate.Files, planned: Policy | None
+    settings: Settings,
+    asked: gate.Asked,
+    files: gate.Files,
+    planned: Policy | None,
+    target: Endpoint,
 ) -> Standards:
-    """The policies for a plan that was made under `planned`: that one, the project's as `files`
-    has it, and the one that was asked for. Each can only make things stricter.
+    """The policies for a plan that was made under `planned` and leads to `target`: that one, the
+    target's or the project's as `files` has it, and the one that was asked for. Each can only
+    make things stricter.
 
     Raises PolicyError.
     """
-    place, places = _project(settings, files)
-    policies = [] if place is None else [_read(files, place)]
+    project = _project(settings, files)
+    policies = [_read(files, place) for place in _policies(project, target)]
     if asked.policy is not None:
         policies.append(_read(trust.Checkout(), settings.cwd / asked.policy))
     current = bool(policies)
     if planned is not None:
         policies.append(_checked(planned, "the plan", 1))
     distinct = {policy.digest: policy for policy in policies}
-    return Standards(tuple(distinct.values()), current, places)
+    return Standards(tuple(distinct.values()), current, project.places)
 
 
 def standings(opened: plandir.OpenPlan, settings: Settings) -> tuple[approval.Standing, ...]:
@@ -109,21 +126,44 @@ def approval_rules(settings: Settings, asked: gate.Asked, opened: plandir.OpenPl
     """By what the approvals of a plan are judged: as the project, the command line and the
     policies ask. Raises PolicyError and TrustError."""
     files = gate.files_of(settings, asked)
-    by = standards(settings, asked, files, opened.plan.head.options.policy)
+    by = standards(
+        settings, asked, files, opened.plan.head.options.policy, claimed(opened, settings)
+    )
     return gate.rules(settings, asked, by.policies, files)
 
 
-def _configured(settings: Settings) -> Path | None:
+def claimed(opened: plandir.OpenPlan, settings: Settings) -> Endpoint:
+    """Where a plan says that its target is; the home folder is that of who asks."""
+    end = opened.plan.head.target
+    location = end.location
+    if end.kind == "filesystem" and (location == "~" or location.startswith("~/")):
+        location = f"{settings.home}{location[1:]}"
+    return Endpoint(kind=end.kind, location=location, store=end.store)
+
+
+def _checked_out(settings: Settings) -> Judging:
+    """What the project file of the checkout says, and the environment."""
     place = settings.get("policy")
-    return Path(place) if place is not None else None
+    return Judging(policy=Path(place) if place is not None else None, places=settings)
 
 
-def _project(settings: Settings, files: gate.Files) -> tuple[Path | None, Settings]:
-    """Where the project's policy is, and the settings that say where its environments lie."""
+def _project(settings: Settings, files: gate.Files) -> Judging:
+    """Where the policies are, and where the environments lie."""
     if isinstance(files, trust.Checkout):
-        return _configured(settings), settings
-    found = _committed(files, settings)
-    return found.policy, found.places
+        return _checked_out(settings)
+    return _committed(files, settings)
+
+
+def _policies(project: Judging, target: Endpoint) -> list[Path]:
+    """The policies for a target: those of the environments that lie there, else the project's."""
+    own = [
+        environment.policy
+        for name, environment in project.places.environments.items()
+        if environment.policy is not None and _lies(project.places, name, target)
+    ]
+    if own:
+        return list(dict.fromkeys(own))
+    return [project.policy] if project.policy is not None else []
 
 
 def _committed(commit: trust.Commit, settings: Settings) -> Judging:
@@ -333,7 +373,7 @@ def check(
 ) -> tuple[tuple[Policy, ...], str]:
     """The policies that the plan was judged by, and what the log says of the findings that were
     lifted. Raises PolicyError where it may not run, after having told what was found."""
-    by = standards(settings, asked, files, opened.plan.head.options.policy)
+    by = standards(settings, asked, files, opened.plan.head.options.policy, ends[1].endpoint)
     _refuse_unjudged(ends[1], by, settings, asked, files)
     found = judged(opened, by, settings, asked, files, ends)
     if found.refusing:

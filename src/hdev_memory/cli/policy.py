@@ -25,6 +25,7 @@ def policy_check(
     plan: flags.PlanPlace,
     policy: flags.Policy = None,
     trust_ref: flags.TrustRef = None,
+    trust_digest: flags.TrustDigest = None,
     allowed_signers: flags.AllowedSigners = None,
     form: Annotated[
         Literal["terminal", "json", "sarif"],
@@ -57,9 +58,11 @@ def policy_check(
         opened = stack.enter_context(plandir.load(plan))
         shared, own = steps.from_argv(api_key, source_api_key)
         settings = context.settings()
-        asked = gate.Asked(allowed_signers, None, trust_ref, policy)
+        asked = gate.Asked(allowed_signers, None, trust_ref, policy, trust_digest)
         files = gate.files_of(settings, asked)
-        by = policing.standards(settings, asked, files, opened.plan.head.options.policy)
+        planned = opened.plan.head.options.policy
+        lies = policing.claimed(opened, settings)
+        by = policing.standards(settings, asked, files, planned, lies)
         source = None
         if by.reads:
             given = EndFlags(path=source_path, url=source_url, api_key=own)
@@ -246,7 +249,9 @@ def policy_override(
         settings = context.settings()
         asked = gate.Asked()
         files = gate.files_of(settings, asked)
-        by = policing.standards(settings, asked, files, opened.plan.head.options.policy)
+        planned = opened.plan.head.options.policy
+        lies = policing.claimed(opened, settings)
+        by = policing.standards(settings, asked, files, planned, lies)
         rules = gate.rules(settings, asked, by.policies, files)
         who, key_file = approve.signer(settings, principal, key)
         statement = _statement(opened, who, findings, reason, expires)

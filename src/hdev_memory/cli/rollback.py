@@ -109,7 +109,7 @@ def rollback(
                     delete=True,
                     expires=expires,
                     author=steps.author(settings, principal),
-                    judge=policing.for_planning(settings, policy),
+                    judge=policing.for_planning(settings, policy, target.endpoint),
                 ),
                 out,
                 Path("plans"),
