@@ -227,8 +227,12 @@ def folded(text: str, look: Look, style: str = "") -> Iterator[str]:
 def beside(
     look: Look, label: str, text: str, style: str = "", label_style: str = ""
 ) -> Iterator[str]:
-    """A text beside a label; what is too wide goes on below, behind a mark of ours."""
-    below = label if label.isspace() else f"{'⋮ ':>{len(label)}}"
+    """A text beside a label; what is too wide goes on below, behind a mark of ours.
+
+    The mark is there for a label of spaces as well: a build service skips these, and would take
+    what follows for a command where a line happens to be folded before one.
+    """
+    below = f"{'⋮ ':>{len(label)}}"
     for number, line in enumerate(_prose(text, look.width - len(label))):
         before = (below, "dim") if number else (label, label_style)
         yield _painted([before, (line, style)], look)
