@@ -9,9 +9,10 @@ from hdev_memory.core.characters import is_hidden
 _PLAIN = re.compile(r"[ -\[\]-~]*")
 
 
-_COMMAND = re.compile(r"^\s*(:)(?=:)|#(#)(?=\[|vso\[)")
-"""What build services take in a log for a command to them: `::` where a line begins, and `##[` or
-`##vso[` anywhere (GitHub's runner, `ActionCommand.cs`; Azure Pipelines)."""
+_COMMAND = re.compile(r"^\s*(:)(?=:)|#(#)(?=\[|vso\[|teamcity\[)")
+"""What build services take in a log for a command to them: `::` where a line begins, and `##[`,
+`##vso[` or `##teamcity[` anywhere (GitHub's runner, `ActionCommand.cs`; Azure Pipelines;
+TeamCity's service messages)."""
 
 
 def inert(text: str) -> str:
