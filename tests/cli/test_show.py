@@ -127,7 +127,8 @@ def test_only_what_is_asked_for_is_shown(hdev, planned, words, shown, hidden):
 
     assert shown in result.out
     assert hidden not in result.out
-    assert "NOT SHOWN" not in result.out
+    assert "! NOT ASKED FOR, AND NOT SHOWN HERE: " in result.out
+    assert "! NOT SHOWN" not in result.out
 
 
 def test_full_shows_every_line(hdev, home):

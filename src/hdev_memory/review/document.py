@@ -7,7 +7,7 @@ Every text in it is inert; renderers decide only how it looks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import assert_never
 
 import msgspec
@@ -102,7 +102,10 @@ class ApprovalLine(Value, frozen=True):
 
 
 class Heading(Value, frozen=True):
-    """What is known of a plan before its actions are looked at."""
+    """What is known of a plan before its actions are looked at.
+
+    `found` counts its findings; where a review is cut, fewer are in `findings`.
+    """
 
     name: str
     plan_id: str
@@ -118,6 +121,7 @@ class Heading(Value, frozen=True):
     author: str | None = None
     audit: AuditHead | None = None
     approvals: tuple[ApprovalLine, ...] = ()
+    found: int = 0
 
 
 class Document(Value, frozen=True):
@@ -125,7 +129,8 @@ class Document(Value, frozen=True):
 
     `rows` by kind, in key order; `omitted` counts those left out. `unread` counts, by kind, the
     entries whose contents were not looked at although they could be; `why` says why nothing, or
-    nothing more, was read (empty where only the bounds ended it).
+    nothing more, was read (empty where only the bounds ended it). `unasked` counts, by kind, the
+    actions that `--only` and `--key` left out.
     """
 
     heading: Heading
@@ -133,6 +138,7 @@ class Document(Value, frozen=True):
     omitted: dict[str, int]
     unread: dict[str, int]
     why: str
+    unasked: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 def head(
@@ -160,6 +166,7 @@ def head(
         author=inert(author) if author is not None else None,
         audit=audit,
         approvals=tuple(map(_approval, approvals)),
+        found=len(plan.tail.findings),
     )
 
 
@@ -175,15 +182,17 @@ def describe(
     """Describe a plan's actions; `limit` rows of each kind that may be cut, None for all.
 
     `only` keeps one kind of action, `key` those whose key matches a glob; both leave the totals as
-    they are.
+    they are, and what they leave out is counted.
     """
     rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
     omitted = dict.fromkeys(KINDS, 0)
+    unasked = dict.fromkeys(KINDS, 0)
     left = msgspec.structs.asdict(opened.plan.tail.summary)
     for action in opened.actions():
         kind = kind_of(action)
         left[kind] -= 1
         if not asked(action, only, key):
+            unasked[kind] += 1
             continue
         if limit is not None and kind not in NEVER_CUT and len(rows[kind]) >= limit:
             omitted[kind] += 1  # without a row: making one costs ten times as much as counting it
@@ -193,7 +202,12 @@ def describe(
         else:
             rows[kind].append(_row(action, looked))
     return Document(
-        heading=heading, rows=rows, omitted=omitted, unread=dict(looked.left), why=looked.why
+        heading=heading,
+        rows=rows,
+        omitted=omitted,
+        unread=dict(looked.left),
+        why=looked.why,
+        unasked=unasked,
     )
 
 
@@ -319,8 +333,17 @@ def rest(summary: Summary) -> str:
 
 def cut(document: Document) -> str:
     """Which rows are left out, by kind, in one sentence; empty when none is."""
-    parts = [f"{document.omitted[kind]} {kind}" for kind in GRAVEST if document.omitted[kind]]
-    return f"NOT SHOWN HERE: {', '.join(parts)}." if parts else ""
+    return _counted("NOT SHOWN HERE:", document.omitted)
+
+
+def unasked(document: Document) -> str:
+    """Which actions were not asked for, by kind, in one sentence; empty when all were."""
+    return _counted("NOT ASKED FOR, AND NOT SHOWN HERE:", document.unasked)
+
+
+def _counted(what: str, counts: Mapping[str, int]) -> str:
+    parts = [f"{counts[kind]} {kind}" for kind in GRAVEST if counts.get(kind)]
+    return f"{what} {', '.join(parts)}." if parts else ""
 
 
 def unread(document: Document) -> str:
@@ -330,8 +353,7 @@ def unread(document: Document) -> str:
 
 def hidden(document: Document) -> str:
     """Which contents are not shown, by kind, in words of ours alone; empty when all are."""
-    parts = [f"{document.unread[kind]} {kind}" for kind in GRAVEST if document.unread.get(kind)]
-    return f"CONTENTS NOT SHOWN HERE: of {', '.join(parts)}." if parts else ""
+    return _counted("CONTENTS NOT SHOWN HERE: of", document.unread)
 
 
 def drifted(document: Document) -> str:
@@ -349,7 +371,8 @@ def drifted(document: Document) -> str:
 
 def warnings(document: Document) -> list[str]:
     """What a reader must not miss, in words of ours alone, one sentence each."""
-    return [text for text in (drifted(document), cut(document), hidden(document)) if text]
+    told = (drifted(document), unasked(document), cut(document), hidden(document))
+    return [text for text in told if text]
 
 
 def lines_changed(details: Details | None) -> str:

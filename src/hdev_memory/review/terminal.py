@@ -88,7 +88,7 @@ def body(document: Document, look: Look) -> Iterator[str]:
             yield from _block(document, kind, look)
     if document.heading.findings:
         yield ""
-        yield _painted([(f"Findings ({len(document.heading.findings)})", "bold")], look)
+        yield _painted([(f"Findings ({document.heading.found})", "bold")], look)
         for finding in document.heading.findings:
             yield from _finding(finding, look)
     yield ""
