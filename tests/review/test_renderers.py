@@ -16,7 +16,7 @@ from tests.review import plans
 from hdev_memory.core.diff import Create, Delete, Skip
 from hdev_memory.review import bounded, document, html, markdown, reading, terminal
 from hdev_memory.review import json as as_json
-from hdev_memory.review.inert import inert
+from hdev_memory.review.inert import inert, spaced
 
 
 class Text(SingleFileSnapshotExtension):
@@ -473,3 +473,27 @@ def test_drift_is_counted_at_the_top(tmp_path, form):
     text = {**RENDERERS, "html": html.render}[form](described)
 
     assert "DRIFT: 5 of the entries shown here" in text.partition("notes/")[0]
+
+
+def seen(folder, location, width):
+    """What a person can see of a plan with this source, but for its digests."""
+    folder.mkdir()
+    with plans.opened(folder, (), location=location) as opened:
+        described = plans.described(opened)
+    text = terminal.render(described, width=width, colour=False) + markdown.render(described)
+    digests = re.compile(r"sha256:[0-9a-f]{64}|[0-9a-f]{64}")
+    return [line.rstrip() for line in digests.sub("", text).splitlines()]
+
+
+@pytest.mark.parametrize("other", ["/srv/a ", " /srv/a", "/srv /a", "/srv  /a"])
+def test_ends_that_differ_in_spaces_alone_look_different(tmp_path, other):
+    assert seen(tmp_path / "1", "/srv/a", 80) != seen(tmp_path / "2", other, 80)
+
+
+@given(st.text("ab \u540d", max_size=40), st.integers(4, 12), st.data())
+def test_a_space_more_or_less_is_seen_wherever_a_text_is_folded(text, width, data):
+    place = data.draw(st.integers(0, len(text)))
+    texts = [spaced(t).replace("\\u{20}", "_") for t in (text, f"{text[:place]} {text[place:]}")]
+
+    first, second = ([line.rstrip() for line in terminal._prose(t, width)] for t in texts)
+    assert first != second

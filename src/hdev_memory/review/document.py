@@ -6,7 +6,6 @@ Every text in it is inert; renderers decide only how it looks.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import assert_never
 
@@ -17,7 +16,7 @@ from hdev_memory.core.diff import AnyAction, Blocked, Create, Delete, Overwrite,
 from hdev_memory.core.entry import Value
 from hdev_memory.core.plan import End, Finding, Summary
 from hdev_memory.plandir import OpenPlan
-from hdev_memory.review.inert import inert
+from hdev_memory.review.inert import inert, spaced
 from hdev_memory.review.reading import Details, Looked, asked, kind_of
 
 KINDS = ("create", "overwrite", "blocked", "skip", "delete")
@@ -152,7 +151,7 @@ def head(
     plan = opened.plan
     author = plan.tail.provenance.author
     return Heading(
-        name=inert(name),
+        name=spaced(name),
         plan_id=plan.plan_id,
         effect=plan.tail.effect,
         source=_end(plan.head.source),
@@ -163,7 +162,7 @@ def head(
         created=plan.tail.provenance.created,
         expires=plan.tail.provenance.expires,
         tool=inert(plan.tail.provenance.tool),
-        author=inert(author) if author is not None else None,
+        author=spaced(author) if author is not None else None,
         audit=audit,
         approvals=tuple(map(_approval, approvals)),
         found=len(plan.tail.findings),
@@ -219,11 +218,11 @@ def bare(heading: Heading) -> Document:
 
 def _approval(one: Standing) -> ApprovalLine:
     return ApprovalLine(
-        principal=inert(one.principal),
+        principal=spaced(one.principal),
         decision=inert(one.decision),
         worth=one.worth,
         why=inert(f"{one.name}: {one.why}" if not one.principal else one.why),
-        comment=inert(one.comment),
+        comment=spaced(one.comment),
     )
 
 
@@ -231,8 +230,8 @@ def _finding(finding: Finding) -> FindingLine:
     return FindingLine(
         level=finding.level,
         rule=inert(finding.rule),
-        key=shown_key(finding.key) if finding.key is not None else None,
-        text=inert(finding.text),
+        key=spaced(finding.key) if finding.key is not None else None,
+        text=spaced(finding.text),
         line=finding.line,
         digest=finding.digest,
     )
@@ -258,18 +257,13 @@ def _row(action: AnyAction, looked: Looked) -> Row:
 def _of(action: AnyAction, before: int | None, after: int | None, looked: Looked) -> Row:
     return Row(
         kind=kind_of(action),
-        key=shown_key(action.key),
+        key=spaced(action.key),
         before=before,
         after=after,
-        reason=inert(action.reason),
+        reason=spaced(action.reason),
         details=looked.details.get(action.key),
-        twins=tuple(shown_key(twin) for twin in looked.twins.get(action.key, ())),
+        twins=tuple(spaced(twin) for twin in looked.twins.get(action.key, ())),
     )
-
-
-def shown_key(key: str) -> str:
-    """A key, inert, with the spaces spelled out that a table or a line's end would hide."""
-    return re.sub(r"^ +| +$| (?= )", lambda found: "\\u{20}" * len(found[0]), inert(key))
 
 
 def _end(end: End) -> EndLine:
@@ -281,8 +275,8 @@ def _end(end: End) -> EndLine:
     durable = "durable" if end.capabilities.durability == "synced" else "durability unknown"
     return EndLine(
         kind=end.kind,
-        location=inert(end.location),
-        label=inert(end.label),
+        location=spaced(end.location),
+        label=spaced(end.label),
         cas=end.capabilities.cas,
         promises=f"{promises}, {durable}",
     )

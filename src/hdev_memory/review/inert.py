@@ -25,6 +25,12 @@ def inert(text: str) -> str:
     return inert_part(text, 0, len(text))
 
 
+def spaced(text: str) -> str:
+    """`text` inert, with the spaces spelled out that a column, a fold or a line's end would hide:
+    those at its start and its end, and all but the last of several."""
+    return re.sub(r"^ +| +$| (?= )", lambda found: "\\u{20}" * len(found[0]), inert(text))
+
+
 def inert_part(text: str, start: int, end: int) -> str:
     """The characters from `start` to `end` as `inert` shows them within the whole text."""
     part = text[start:end]

@@ -13,7 +13,7 @@ from typing import Any
 from hdev_memory.backends.base import Reader
 from hdev_memory.core.digest import NotCanonical, canonical_json, sha256
 from hdev_memory.core.entry import Entry, Metadata, Normalisation, Value
-from hdev_memory.review.inert import inert
+from hdev_memory.review.inert import inert, spaced
 
 MAX_ENTRIES = 50
 """Entries whose metadata is read back to tell of drift."""
@@ -180,7 +180,7 @@ def _value(value: Any) -> str:
 
 def _shown(leaves: Any) -> str:
     """JSON of what `_leaves` made, inert and not too long."""
-    return _short(inert(_json(leaves)))
+    return _short(spaced(_json(leaves)))
 
 
 def _short(text: str) -> str:

@@ -239,7 +239,11 @@ def beside(
 
 
 def _prose(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width` cells, at spaces where there are any."""
+    """The text in lines of at most `width` cells, at spaces where there are any.
+
+    Behind a line that is full the space goes to the next one: else a word that had to be cut there
+    would look like two.
+    """
     if cell_len(text) <= width:
         return [text]
     lines: list[str] = []
@@ -250,6 +254,8 @@ def _prose(text: str, width: int) -> list[str]:
             continue
         if line is not None:
             lines.append(line)
+            if cell_len(line) >= width - 1:
+                word = f" {word}"
         *full, line = _cells(word, width)
         lines += full
         room = width - cell_len(line)
