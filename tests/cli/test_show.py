@@ -127,7 +127,8 @@ def test_only_what_is_asked_for_is_shown(hdev, planned, words, shown, hidden):
 
     assert shown in result.out
     assert hidden not in result.out
-    assert "NOT SHOWN" not in result.out
+    assert "! NOT ASKED FOR, AND NOT SHOWN HERE: " in result.out
+    assert "! NOT SHOWN" not in result.out
 
 
 def test_full_shows_every_line(hdev, home):
@@ -171,3 +172,45 @@ def test_a_pipe_takes_no_colour(home, planned, no_color):
 
     assert "\x1b" not in done.stdout
     assert "+new words" in done.stdout
+
+
+def shown(home, into, **environ):
+    """`hdev show p` as a process of its own, its output sent to the file `into`."""
+    return subprocess.run(
+        [*PROGRAM, "show", "p"],
+        env={"PATH": os.environ["PATH"], "HOME": str(home), **environ},
+        stdout=into,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+
+
+def test_what_the_encoding_of_a_pipe_lacks_is_spelled_out(home, planned):
+    done = shown(home, subprocess.PIPE, PYTHONIOENCODING="ascii")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2502 +new words" in done.stdout
+
+
+def test_a_device_that_is_full_is_an_error_in_words(home, planned):
+    with Path("/dev/full").open("w") as full:
+        done = shown(home, full)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: The output cannot be written.\n")
+    assert len(done.stderr.splitlines()) == 3
+
+
+def test_an_output_that_is_closed_ends_in_no_traceback(home, planned):
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *PROGRAM, "show", "p"],
+        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")

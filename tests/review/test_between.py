@@ -165,3 +165,17 @@ def test_a_damaged_plan_is_not_compared(hdev, opened, form):
     result = hdev("diff", made[0].folder, made[1].folder, "--format", form)
 
     assert (result.status, result.out) == (8, "")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_wherever_a_line_is_folded_none_commands_a_build_service(opened, width):
+    reasons = ["x" * pad + " ::stop-commands::t" for pad in range(width)]
+    known = tuple(Blocked(key=f"{pad:03}", reason="r") for pad in range(width))
+    told = tuple(Blocked(key=f"{pad:03}", reason=reason) for pad, reason in enumerate(reasons))
+    with opened(known) as before, opened(told) as after:
+        comparison = between.compare(before, after)
+        found = between.changes(before, after)
+        lines = list(between.as_terminal(comparison, found, terminal.Look(width, colour=False)))
+
+    assert any("\u22ee ::stop" in line for line in lines)
+    assert not any(line.lstrip().startswith("::") for line in lines)

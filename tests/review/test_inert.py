@@ -33,12 +33,19 @@ def test_nothing_hidden_is_left(text):
         assert not 0xE0000 <= ord(char) <= 0xE0FFF
 
 
-COMMANDS = ["::set-output name=x::y", "  ::warning::x", "a ##[error]x", "##vso[task.x]", "####[x]"]
+COMMANDS = [
+    "::set-output name=x::y",
+    "  ::warning::x",
+    "a ##[error]x",
+    "##vso[task.x]",
+    "####[x]",
+    "##teamcity[buildStop]",
+]
 
 
 @given(TEXT | st.text(" :#[vso]a"))
 def test_nothing_is_left_that_a_build_service_obeys(text):
-    assert not re.search(r"^\s*::|##\[|##vso\[", inert(text))
+    assert not re.search(r"^\s*::|##\[|##vso\[|##teamcity\[", inert(text))
 
 
 @pytest.mark.parametrize("text", COMMANDS)

@@ -1,5 +1,6 @@
 """Differences of metadata: complete, inert, short, and only of what the plan is about."""
 
+import itertools
 import subprocess
 import sys
 
@@ -48,8 +49,8 @@ def test_a_key_that_differs_is_named_whatever_else_differs(rest, one, other):
         ({"owner": "ops"}, {"owner": "sre"}, ['owner: "ops" -> "sre"']),
         ({}, {"owner": "sre"}, ['owner: added "sre"']),
         ({"owner": {"a": [1]}}, {}, ['owner: removed {"a": [1]}']),
-        ({"tags": ["a", "b"]}, {"tags": ["a", "x", "b"]}, ['tags: added "x"']),
-        ({"tags": ["a", "b"]}, {"tags": ["b"]}, ['tags: removed "a"']),
+        ({"tags": ["a", "b"]}, {"tags": ["a", "x", "b"]}, ['tags[1]: added "x"']),
+        ({"tags": ["a", "b"]}, {"tags": ["b"]}, ['tags[0]: removed "a"']),
         ({"a": {"b": [1, {"c": 1}]}}, {"a": {"b": [1, {"c": 2}]}}, ["a.b[1].c: 1 -> 2"]),
         ({"flag": True}, {"flag": 1}, ["flag: true -> 1"]),
         ({"flags": [True]}, {"flags": [1]}, ["flags[0]: true -> 1"]),
@@ -61,6 +62,14 @@ def test_a_key_that_differs_is_named_whatever_else_differs(rest, one, other):
 )
 def test_differences_in_words(before, after, lines):
     assert list(differences(before, after).lines) == lines
+
+
+@pytest.mark.parametrize("before", ["", "a", "ab", "aba", "abba", "abab"])
+def test_no_two_lists_that_come_of_one_are_told_alike(before):
+    lists = [list(items) for size in range(5) for items in itertools.product("ab", repeat=size)]
+    told = {differences({"k": list(before)}, {"k": after}).lines for after in lists}
+
+    assert len(told) == len(lists)
 
 
 @pytest.mark.parametrize("trick", TRICKS)

@@ -14,9 +14,9 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from tests.review import plans
 
 from hdev_memory.core.diff import Create, Delete, Skip
-from hdev_memory.review import bounded, document, markdown, reading, terminal
+from hdev_memory.review import bounded, document, html, markdown, reading, terminal
 from hdev_memory.review import json as as_json
-from hdev_memory.review.inert import inert
+from hdev_memory.review.inert import inert, spaced
 
 
 class Text(SingleFileSnapshotExtension):
@@ -410,12 +410,14 @@ def test_of_a_thousand_findings_the_gravest_stay_and_the_others_are_counted(tmp_
         for level, count in (("advisory", 900), ("hard", 3), ("soft", 97))
         for number in range(count)
     ]
-    heading = msgspec.structs.replace(described.heading, findings=tuple(found))
-    text = bounded.fit(msgspec.structs.replace(described, heading=heading), markdown.render, 10_000)
+    heading = msgspec.structs.replace(described.heading, findings=tuple(found), found=1000)
+    described = msgspec.structs.replace(described, heading=heading)
+    text = bounded.fit(described, markdown.render, 10_000)
 
     assert len(text.encode()) <= 10_000
     assert (text.count("\nhard "), text.count("\nsoft ")) == (3, 48)
     assert "NOT SHOWN HERE: 950 more findings." in text
+    assert "\nFindings (1000)\n" in bounded.fit(described, RENDERERS["terminal"], 20_000)
     assert len(re.findall(r"^- \d+\. zkey/", text, re.M)) == 5
 
 
@@ -442,3 +444,56 @@ def test_json_is_never_cut(hdev, tmp_path):
     plans.opened(tmp_path, plans.ORDINARY).close()
 
     assert hdev("show", tmp_path, "--max-bytes", "9999", "--format", "json").status == 64
+
+
+@pytest.mark.parametrize("form", [*RENDERERS, "html"])
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"only": "create"}, "NOT ASKED FOR, AND NOT SHOWN HERE: 9 delete, 20 skip."),
+        ({"key": "zkey/*"}, "NOT ASKED FOR, AND NOT SHOWN HERE: 30 create, 20 skip."),
+        ({}, None),
+    ],
+)
+def test_actions_that_were_not_asked_for_are_counted(tmp_path, form, asked, told):
+    made = many(create, 30) + many(delete, 9) + many(skip, 20)
+    with plans.opened(tmp_path, made) as opened:
+        described = plans.described(opened, **asked)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", {**RENDERERS, "html": html.render}[form](described))
+
+    assert told in text if told else "NOT ASKED FOR" not in text
+
+
+@pytest.mark.parametrize("form", [*RENDERERS, "html"])
+def test_drift_is_counted_at_the_top(tmp_path, form):
+    made, ours, _ = plans.compared(tmp_path, plans.SOURCE, plans.TARGET)
+    with made:
+        others = plans.filled("other", {key: ("others\n", {}) for key in plans.TARGET})
+        described = plans.described(made, reading.read(made, ours, others))
+    text = {**RENDERERS, "html": html.render}[form](described)
+
+    assert "DRIFT: 5 of the entries shown here" in text.partition("notes/")[0]
+
+
+def seen(folder, location, width):
+    """What a person can see of a plan with this source, but for its digests."""
+    folder.mkdir()
+    with plans.opened(folder, (), location=location) as opened:
+        described = plans.described(opened)
+    text = terminal.render(described, width=width, colour=False) + markdown.render(described)
+    digests = re.compile(r"sha256:[0-9a-f]{64}|[0-9a-f]{64}")
+    return [line.rstrip() for line in digests.sub("", text).splitlines()]
+
+
+@pytest.mark.parametrize("other", ["/srv/a ", " /srv/a", "/srv /a", "/srv  /a"])
+def test_ends_that_differ_in_spaces_alone_look_different(tmp_path, other):
+    assert seen(tmp_path / "1", "/srv/a", 80) != seen(tmp_path / "2", other, 80)
+
+
+@given(st.text("ab \u540d", max_size=40), st.integers(4, 12), st.data())
+def test_a_space_more_or_less_is_seen_wherever_a_text_is_folded(text, width, data):
+    place = data.draw(st.integers(0, len(text)))
+    texts = [spaced(t).replace("\\u{20}", "_") for t in (text, f"{text[:place]} {text[place:]}")]
+
+    first, second = ([line.rstrip() for line in terminal._prose(t, width)] for t in texts)
+    assert first != second

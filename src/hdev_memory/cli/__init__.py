@@ -7,6 +7,7 @@ That keeps `hdev --help` close to the cost of Typer itself.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -154,15 +155,36 @@ def _placeholder() -> None:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line, and exit with the status of DESIGN section 7."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _prepare_stdout()
+    status = 0
     try:
         status = run(words)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read us has gone; nothing more can be said on this descriptor.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
+        status = 141  # whoever read us has gone; nothing more can be said on this descriptor
+        _mute()
+    except OSError as error:
+        if status == 0:
+            from hdev_memory.cli.context import unwritten
+
+            show_error(unwritten(error))
+            status = 1
+        _mute()
     sys.exit(status)
+
+
+def _prepare_stdout() -> None:
+    """Let no text fail for its characters: what an encoding lacks is spelled out, as on stderr."""
+    if sys.stdout is None:  # closed by whoever started us: nobody listens
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open as long as the program runs
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _mute() -> None:
+    """Drop what could not be written; Python would try once more at its end, and exit with 120."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(words: list[str]) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hdev_memory.config import Settings
+    from hdev_memory.errors import HdevError
 
 
 def settings() -> Settings:
@@ -25,15 +26,36 @@ def home() -> Path:
     return Path(os.environ.get("HOME") or os.path.expanduser("~"))
 
 
+def unwritten(error: OSError) -> HdevError:
+    """What to say where stdout takes no more."""
+    from hdev_memory.errors import HdevError
+
+    return HdevError(
+        "The output cannot be written.",
+        why=f"{error.strerror}.",
+        hint="Make room, or send it elsewhere: what is there is not all of it.",
+    )
+
+
+def _put(text: str, *, end: str = "\n", flush: bool = False) -> None:
+    """Raises HdevError where stdout takes no more, and BrokenPipeError where nobody reads it."""
+    try:
+        print(text, end=end, flush=flush)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritten(error) from None
+
+
 def say(text: str = "") -> None:
     """A line of result on stdout."""
-    print(text)
+    _put(text)
 
 
 def say_parts(parts: Iterable[str]) -> None:
     """A result that comes in parts, with its own line ends; the first is shown at once."""
     for number, part in enumerate(parts):
-        print(part, end="", flush=number == 0)
+        _put(part, end="", flush=number == 0)
 
 
 def warn(text: str) -> None:
@@ -54,7 +76,7 @@ def say_foreign(text: str) -> None:
     """A line of result that holds foreign text, made inert."""
     from hdev_memory.review.inert import inert
 
-    print(inert(text))
+    _put(inert(text))
 
 
 def note_inert(text: str) -> None:
@@ -64,7 +86,7 @@ def note_inert(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document on one line; ASCII, so that a terminal shows it safely."""
-    print(json.dumps(value), flush=True)
+    _put(json.dumps(value), flush=True)
 
 
 def now() -> datetime:

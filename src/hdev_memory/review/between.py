@@ -16,8 +16,7 @@ from hdev_memory.core.diff import AnyAction
 from hdev_memory.core.entry import Value
 from hdev_memory.plandir import OpenPlan
 from hdev_memory.review import terminal
-from hdev_memory.review.document import shown_key
-from hdev_memory.review.inert import inert
+from hdev_memory.review.inert import spaced
 from hdev_memory.review.markdown import fenced
 from hdev_memory.review.reading import kind_of
 
@@ -52,7 +51,7 @@ class Fact(Value, frozen=True):
     @property
     def line(self) -> str:
         """For people, inert."""
-        return inert(f"{self.path}: {self.before or 'nothing'} -> {self.after or 'nothing'}")
+        return spaced(f"{self.path}: {self.before or 'nothing'} -> {self.after or 'nothing'}")
 
 
 class Change(Value, frozen=True):
@@ -166,9 +165,7 @@ def as_terminal(
         yield from terminal.beside(look, "  * ", fact.line, "", "bold")
     for change in found:
         how = _STYLES[change.how]
-        yield from terminal.beside(
-            look, f"  {_SYMBOLS[change.how]} ", shown_key(change.key), how, how
-        )
+        yield from terminal.beside(look, f"  {_SYMBOLS[change.how]} ", spaced(change.key), how, how)
         for line in _told(change):
             yield from terminal.beside(look, "      ", line, "dim")
     yield from terminal.folded(totals(comparison), look, style)
@@ -193,7 +190,7 @@ def as_markdown(comparison: Comparison, found: Iterator[Change]) -> Iterator[str
 
 
 def _lines(change: Change) -> Iterator[str]:
-    yield f"{_SYMBOLS[change.how]} {shown_key(change.key)}"
+    yield f"{_SYMBOLS[change.how]} {spaced(change.key)}"
     yield from (f"    {line}" for line in _told(change))
 
 

@@ -6,8 +6,7 @@ Every text in it is inert; renderers decide only how it looks.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import assert_never
 
 import msgspec
@@ -17,7 +16,7 @@ from hdev_memory.core.diff import AnyAction, Blocked, Create, Delete, Overwrite,
 from hdev_memory.core.entry import Value
 from hdev_memory.core.plan import End, Finding, Summary
 from hdev_memory.plandir import OpenPlan
-from hdev_memory.review.inert import inert
+from hdev_memory.review.inert import inert, spaced
 from hdev_memory.review.reading import Details, Looked, asked, kind_of
 
 KINDS = ("create", "overwrite", "blocked", "skip", "delete")
@@ -102,7 +101,10 @@ class ApprovalLine(Value, frozen=True):
 
 
 class Heading(Value, frozen=True):
-    """What is known of a plan before its actions are looked at."""
+    """What is known of a plan before its actions are looked at.
+
+    `found` counts its findings; where a review is cut, fewer are in `findings`.
+    """
 
     name: str
     plan_id: str
@@ -118,6 +120,7 @@ class Heading(Value, frozen=True):
     author: str | None = None
     audit: AuditHead | None = None
     approvals: tuple[ApprovalLine, ...] = ()
+    found: int = 0
 
 
 class Document(Value, frozen=True):
@@ -125,7 +128,8 @@ class Document(Value, frozen=True):
 
     `rows` by kind, in key order; `omitted` counts those left out. `unread` counts, by kind, the
     entries whose contents were not looked at although they could be; `why` says why nothing, or
-    nothing more, was read (empty where only the bounds ended it).
+    nothing more, was read (empty where only the bounds ended it). `unasked` counts, by kind, the
+    actions that `--only` and `--key` left out.
     """
 
     heading: Heading
@@ -133,6 +137,7 @@ class Document(Value, frozen=True):
     omitted: dict[str, int]
     unread: dict[str, int]
     why: str
+    unasked: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 def head(
@@ -146,7 +151,7 @@ def head(
     plan = opened.plan
     author = plan.tail.provenance.author
     return Heading(
-        name=inert(name),
+        name=spaced(name),
         plan_id=plan.plan_id,
         effect=plan.tail.effect,
         source=_end(plan.head.source),
@@ -157,9 +162,10 @@ def head(
         created=plan.tail.provenance.created,
         expires=plan.tail.provenance.expires,
         tool=inert(plan.tail.provenance.tool),
-        author=inert(author) if author is not None else None,
+        author=spaced(author) if author is not None else None,
         audit=audit,
         approvals=tuple(map(_approval, approvals)),
+        found=len(plan.tail.findings),
     )
 
 
@@ -175,15 +181,17 @@ def describe(
     """Describe a plan's actions; `limit` rows of each kind that may be cut, None for all.
 
     `only` keeps one kind of action, `key` those whose key matches a glob; both leave the totals as
-    they are.
+    they are, and what they leave out is counted.
     """
     rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
     omitted = dict.fromkeys(KINDS, 0)
+    unasked = dict.fromkeys(KINDS, 0)
     left = msgspec.structs.asdict(opened.plan.tail.summary)
     for action in opened.actions():
         kind = kind_of(action)
         left[kind] -= 1
         if not asked(action, only, key):
+            unasked[kind] += 1
             continue
         if limit is not None and kind not in NEVER_CUT and len(rows[kind]) >= limit:
             omitted[kind] += 1  # without a row: making one costs ten times as much as counting it
@@ -193,7 +201,12 @@ def describe(
         else:
             rows[kind].append(_row(action, looked))
     return Document(
-        heading=heading, rows=rows, omitted=omitted, unread=dict(looked.left), why=looked.why
+        heading=heading,
+        rows=rows,
+        omitted=omitted,
+        unread=dict(looked.left),
+        why=looked.why,
+        unasked=unasked,
     )
 
 
@@ -205,11 +218,11 @@ def bare(heading: Heading) -> Document:
 
 def _approval(one: Standing) -> ApprovalLine:
     return ApprovalLine(
-        principal=inert(one.principal),
+        principal=spaced(one.principal),
         decision=inert(one.decision),
         worth=one.worth,
         why=inert(f"{one.name}: {one.why}" if not one.principal else one.why),
-        comment=inert(one.comment),
+        comment=spaced(one.comment),
     )
 
 
@@ -217,8 +230,8 @@ def _finding(finding: Finding) -> FindingLine:
     return FindingLine(
         level=finding.level,
         rule=inert(finding.rule),
-        key=shown_key(finding.key) if finding.key is not None else None,
-        text=inert(finding.text),
+        key=spaced(finding.key) if finding.key is not None else None,
+        text=spaced(finding.text),
         line=finding.line,
         digest=finding.digest,
     )
@@ -244,18 +257,13 @@ def _row(action: AnyAction, looked: Looked) -> Row:
 def _of(action: AnyAction, before: int | None, after: int | None, looked: Looked) -> Row:
     return Row(
         kind=kind_of(action),
-        key=shown_key(action.key),
+        key=spaced(action.key),
         before=before,
         after=after,
-        reason=inert(action.reason),
+        reason=spaced(action.reason),
         details=looked.details.get(action.key),
-        twins=tuple(shown_key(twin) for twin in looked.twins.get(action.key, ())),
+        twins=tuple(spaced(twin) for twin in looked.twins.get(action.key, ())),
     )
-
-
-def shown_key(key: str) -> str:
-    """A key, inert, with the spaces spelled out that a table or a line's end would hide."""
-    return re.sub(r"^ +| +$| (?= )", lambda found: "\\u{20}" * len(found[0]), inert(key))
 
 
 def _end(end: End) -> EndLine:
@@ -267,8 +275,8 @@ def _end(end: End) -> EndLine:
     durable = "durable" if end.capabilities.durability == "synced" else "durability unknown"
     return EndLine(
         kind=end.kind,
-        location=inert(end.location),
-        label=inert(end.label),
+        location=spaced(end.location),
+        label=spaced(end.label),
         cas=end.capabilities.cas,
         promises=f"{promises}, {durable}",
     )
@@ -319,8 +327,17 @@ def rest(summary: Summary) -> str:
 
 def cut(document: Document) -> str:
     """Which rows are left out, by kind, in one sentence; empty when none is."""
-    parts = [f"{document.omitted[kind]} {kind}" for kind in GRAVEST if document.omitted[kind]]
-    return f"NOT SHOWN HERE: {', '.join(parts)}." if parts else ""
+    return _counted("NOT SHOWN HERE:", document.omitted)
+
+
+def unasked(document: Document) -> str:
+    """Which actions were not asked for, by kind, in one sentence; empty when all were."""
+    return _counted("NOT ASKED FOR, AND NOT SHOWN HERE:", document.unasked)
+
+
+def _counted(what: str, counts: Mapping[str, int]) -> str:
+    parts = [f"{counts[kind]} {kind}" for kind in GRAVEST if counts.get(kind)]
+    return f"{what} {', '.join(parts)}." if parts else ""
 
 
 def unread(document: Document) -> str:
@@ -330,8 +347,7 @@ def unread(document: Document) -> str:
 
 def hidden(document: Document) -> str:
     """Which contents are not shown, by kind, in words of ours alone; empty when all are."""
-    parts = [f"{document.unread[kind]} {kind}" for kind in GRAVEST if document.unread.get(kind)]
-    return f"CONTENTS NOT SHOWN HERE: of {', '.join(parts)}." if parts else ""
+    return _counted("CONTENTS NOT SHOWN HERE: of", document.unread)
 
 
 def drifted(document: Document) -> str:
@@ -349,7 +365,8 @@ def drifted(document: Document) -> str:
 
 def warnings(document: Document) -> list[str]:
     """What a reader must not miss, in words of ours alone, one sentence each."""
-    return [text for text in (drifted(document), cut(document), hidden(document)) if text]
+    told = (drifted(document), unasked(document), cut(document), hidden(document))
+    return [text for text in told if text]
 
 
 def lines_changed(details: Details | None) -> str:

@@ -24,10 +24,12 @@ from hdev_memory.review.document import (
     Document,
     Row,
     cut,
+    drifted,
     rest,
     size,
     sizes,
     totals,
+    unasked,
     unread,
 )
 
@@ -72,6 +74,8 @@ def render(document: Document) -> str:
         heading=document.heading,
         totals=totals(document.heading.summary),
         rest=rest(document.heading.summary),
+        drifted=drifted(document),
+        unasked=unasked(document),
         cut=cut(document),
         unread=unread(document),
         entries=numbered,

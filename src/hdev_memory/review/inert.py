@@ -9,9 +9,10 @@ from hdev_memory.core.characters import is_hidden
 _PLAIN = re.compile(r"[ -\[\]-~]*")
 
 
-_COMMAND = re.compile(r"^\s*(:)(?=:)|#(#)(?=\[|vso\[)")
-"""What build services take in a log for a command to them: `::` where a line begins, and `##[` or
-`##vso[` anywhere (GitHub's runner, `ActionCommand.cs`; Azure Pipelines)."""
+_COMMAND = re.compile(r"^\s*(:)(?=:)|#(#)(?=\[|vso\[|teamcity\[)")
+"""What build services take in a log for a command to them: `::` where a line begins, and `##[`,
+`##vso[` or `##teamcity[` anywhere (GitHub's runner, `ActionCommand.cs`; Azure Pipelines;
+TeamCity's service messages)."""
 
 
 def inert(text: str) -> str:
@@ -22,6 +23,12 @@ def inert(text: str) -> str:
     command the build service whose log it is printed to.
     """
     return inert_part(text, 0, len(text))
+
+
+def spaced(text: str) -> str:
+    """`text` inert, with the spaces spelled out that a column, a fold or a line's end would hide:
+    those at its start and its end, and all but the last of several."""
+    return re.sub(r"^ +| +$| (?= )", lambda found: "\\u{20}" * len(found[0]), inert(text))
 
 
 def inert_part(text: str, start: int, end: int) -> str:

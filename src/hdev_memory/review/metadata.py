@@ -13,7 +13,7 @@ from typing import Any
 from hdev_memory.backends.base import Reader
 from hdev_memory.core.digest import NotCanonical, canonical_json, sha256
 from hdev_memory.core.entry import Entry, Metadata, Normalisation, Value
-from hdev_memory.review.inert import inert
+from hdev_memory.review.inert import inert, spaced
 
 MAX_ENTRIES = 50
 """Entries whose metadata is read back to tell of drift."""
@@ -31,7 +31,8 @@ MAX_VALUE = 60
 class MetadataChange(Value, frozen=True):
     """One value, inert: `before` is None where it was added, `after` where it was removed.
 
-    `path` is `owner.name[2]`. `bookkeeping` is True for what backends rewrite by themselves, which
+    `path` is `owner.name[2]`; what was removed is counted in the list before, what was added in the
+    one after. `bookkeeping` is True for what backends rewrite by themselves, which
     is no part of any digest.
     """
 
@@ -158,8 +159,6 @@ def _deep(key: str, before: Any, after: Any) -> list[MetadataChange]:
     for kind, levels in found.items():
         for level in levels:
             path = [key, *level.path(output_format="list")]
-            if kind.startswith("iterable_item"):
-                path = path[:-1]
             one = None if kind.endswith("_added") else _shown(level.t1)
             other = None if kind.endswith("_removed") else _shown(level.t2)
             changes.append(MetadataChange(path=_path(path), before=one, after=other))
@@ -181,7 +180,7 @@ def _value(value: Any) -> str:
 
 def _shown(leaves: Any) -> str:
     """JSON of what `_leaves` made, inert and not too long."""
-    return _short(inert(_json(leaves)))
+    return _short(spaced(_json(leaves)))
 
 
 def _short(text: str) -> str:

@@ -88,7 +88,7 @@ def body(document: Document, look: Look) -> Iterator[str]:
             yield from _block(document, kind, look)
     if document.heading.findings:
         yield ""
-        yield _painted([(f"Findings ({len(document.heading.findings)})", "bold")], look)
+        yield _painted([(f"Findings ({document.heading.found})", "bold")], look)
         for finding in document.heading.findings:
             yield from _finding(finding, look)
     yield ""
@@ -227,15 +227,23 @@ def folded(text: str, look: Look, style: str = "") -> Iterator[str]:
 def beside(
     look: Look, label: str, text: str, style: str = "", label_style: str = ""
 ) -> Iterator[str]:
-    """A text beside a label; what is too wide goes on below, behind a mark of ours."""
-    below = label if label.isspace() else f"{'⋮ ':>{len(label)}}"
+    """A text beside a label; what is too wide goes on below, behind a mark of ours.
+
+    The mark is there for a label of spaces as well: a build service skips these, and would take
+    what follows for a command where a line happens to be folded before one.
+    """
+    below = f"{'⋮ ':>{len(label)}}"
     for number, line in enumerate(_prose(text, look.width - len(label))):
         before = (below, "dim") if number else (label, label_style)
         yield _painted([before, (line, style)], look)
 
 
 def _prose(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width` cells, at spaces where there are any."""
+    """The text in lines of at most `width` cells, at spaces where there are any.
+
+    Behind a line that is full the space goes to the next one: else a word that had to be cut there
+    would look like two.
+    """
     if cell_len(text) <= width:
         return [text]
     lines: list[str] = []
@@ -246,6 +254,8 @@ def _prose(text: str, width: int) -> list[str]:
             continue
         if line is not None:
             lines.append(line)
+            if cell_len(line) >= width - 1:
+                word = f" {word}"
         *full, line = _cells(word, width)
         lines += full
         room = width - cell_len(line)

@@ -15,8 +15,7 @@ from typing import Literal
 
 from hdev_memory.core.audit import Event, Headmark, Record
 from hdev_memory.core.entry import State, Value
-from hdev_memory.review.document import shown_key
-from hdev_memory.review.inert import inert
+from hdev_memory.review.inert import inert, spaced
 
 
 class Totals(Value, frozen=True):
@@ -147,7 +146,7 @@ def _opening(began: Record) -> Opening:
     return Opening(
         run=inert(began.run),
         title=_TITLES.get(began.event, began.event),
-        actor=shown_key(began.actor),
+        actor=spaced(began.actor),
         time=began.time,
     )
 
@@ -225,7 +224,7 @@ def _row(record: Record) -> Row:
         time=record.time,
         event=record.event,
         action=inert(record.action),
-        key=shown_key(record.key),
+        key=spaced(record.key),
         change=change(record),
         remark=inert(remark),
         tone=tone,
