@@ -49,7 +49,7 @@ def test_an_entry_that_stays_shows_the_metadata_alone(ordinary):
 def test_bookkeeping_is_told_apart(ordinary):
     told = {c.path: c.bookkeeping for c in read(*ordinary).details["notes/old"].metadata}
 
-    assert told == {"owner": False, "tags": False, "updated": True}
+    assert told == {"owner": False, "tags[1]": False, "updated": True}
 
 
 def test_names_that_look_alike_are_pointed_out_on_both(ordinary):
