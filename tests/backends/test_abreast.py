@@ -1,5 +1,6 @@
 """A snapshot read by a process of its own is the same snapshot, and leaves nothing behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -192,15 +193,21 @@ except KeyboardInterrupt:
 """
 
 
+@contextlib.contextmanager
 def script(count, end):
     """A program that reads so many states; it is over when no process holds its streams."""
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-E", "-c", _SCRIPT, str(count), end],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as program:
+        try:
+            yield program
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
 
 
 def test_the_process_prints_nothing_and_runs_nothing_at_its_end():
