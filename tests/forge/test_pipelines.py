@@ -400,3 +400,10 @@ def test_shellcheck_finds_nothing_in_a_script(name, script):
     )
 
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", ["hdev-plan", "hdev-apply"])
+def test_an_action_installs_the_detector_that_a_policy_may_ask_for(name):
+    text = (ROOT / ".github/actions" / name / "action.yml").read_text()
+
+    assert '"$root[secrets]"' in text
