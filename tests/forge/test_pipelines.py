@@ -112,6 +112,21 @@ def test_a_pull_request_gets_comment_label_summary_outputs_and_artifact(github, 
     assert not any(secret in ran.out for ran in runner.ran for secret in (TOKEN, READ))
 
 
+def test_a_plan_that_the_policy_refuses_is_shown_and_fails_at_the_end(github, home):
+    policy = '[rules.max_overwrite]\nlevel = "hard"\nlimit = 0\n'
+    (home / "work/hdev-policy.toml").write_text(policy)
+    runner = github.runner(event=event_of("team/notes"))
+
+    assert not runner.job(PLAN, "plan")
+    assert [ran.name for ran in runner.ran if ran.status] == [
+        "Fail where the policy refuses the plan"
+    ]
+    assert runner.ran[-1].status == 5
+    assert "max_overwrite" in runner.summary
+    assert "max_overwrite" in github.bodies[0]
+    assert (runner.artifacts / "hdev-plan/plan.json").exists()
+
+
 def test_a_second_push_strikes_the_first_plan_through(github, home):
     first = planned(github).outputs["plan_id"]
     shutil.rmtree(home / "work/hdev-plan")
