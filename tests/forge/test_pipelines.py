@@ -421,4 +421,4 @@ def test_shellcheck_finds_nothing_in_a_script(name, script):
 def test_an_action_installs_the_detector_that_a_policy_may_ask_for(name):
     text = (ROOT / ".github/actions" / name / "action.yml").read_text()
 
-    assert '"$root[secrets]"' in text
+    assert '"${root}[secrets]"' in text
