@@ -22,18 +22,8 @@ DIGITS = 6
 
 def approve(
     plan: flags.PlanPlace,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            "--key",
-            metavar="FILE",
-            help="The key to sign with: a private one, or a public one that an agent signs for.",
-        ),
-    ] = None,
-    principal: Annotated[
-        str | None,
-        typer.Option("--principal", metavar="NAME", help="Who signs, as allowed_signers has it."),
-    ] = None,
+    key: flags.SigningKey = None,
+    principal: flags.Signer = None,
     reject: Annotated[
         bool, typer.Option("--reject", help="Sign that it must not be applied; give a --comment.")
     ] = False,
@@ -46,9 +36,7 @@ def approve(
             "--expires", metavar="SPAN", help="How long it counts: 72h (the default), 7d or never."
         ),
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask; only for principals that are `unattended`.")
-    ] = False,
+    yes: flags.Unasked = False,
     expect: flags.Expect = None,
     json: flags.Json = False,
 ) -> int:

@@ -179,14 +179,7 @@ def _signer(found: ReceiptFile | None, root: TrustRoot) -> tuple[Signer | None, 
 
 def audit_sign(
     plan: flags.PlanPlace,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            "--key",
-            metavar="FILE",
-            help="The key to sign with: a private one, or a public one that an agent signs for.",
-        ),
-    ] = None,
+    key: flags.SigningKey = None,
     json: flags.Json = False,
     json_into: flags.JsonInto = None,
 ) -> int:

@@ -13,9 +13,7 @@ from hdev_memory.cli import options as flags
 
 def audit_export(
     plan: flags.PlanPlace,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")
-    ] = None,
+    out: flags.Out = None,
     key: Annotated[
         Path | None,
         typer.Option("--key", metavar="FILE", help="Sign it with this key, into FILE.sig."),

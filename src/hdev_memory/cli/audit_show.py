@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
@@ -25,9 +24,7 @@ def audit_show(
         Form,
         typer.Option("--format", metavar="FORM", help="terminal, json, html or csv."),
     ] = "terminal",
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")
-    ] = None,
+    out: flags.Out = None,
     key: Annotated[
         str | None, typer.Option("--key", metavar="GLOB", help="Only records of keys that match.")
     ] = None,

@@ -42,7 +42,6 @@ ApiUrl = Annotated[
 NoContent = Annotated[
     bool, typer.Option("--no-content", help="Leave what entries hold out of the review.")
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")]
 
 
 def ci_comment(
@@ -141,7 +140,7 @@ def ci_labels(
     return 0
 
 
-def ci_summary(plan: flags.PlanPlace, out: Out = None, no_content: NoContent = False) -> int:
+def ci_summary(plan: flags.PlanPlace, out: flags.Out = None, no_content: NoContent = False) -> int:
     """Add the review of PLAN, as Markdown, to the file that GITHUB_STEP_SUMMARY names.
 
     It keeps to the 1 MiB that a step's summary may have in all; what is cut is counted.
@@ -162,7 +161,7 @@ def ci_summary(plan: flags.PlanPlace, out: Out = None, no_content: NoContent = F
     return 0
 
 
-def ci_outputs(plan: flags.PlanPlace, forge: ForgeName = None, out: Out = None) -> int:
+def ci_outputs(plan: flags.PlanPlace, forge: ForgeName = None, out: flags.Out = None) -> int:
     """Tell later steps about PLAN: GitHub's outputs, or the dotenv file of a GitLab job.
 
     They are: changes, to_create, to_overwrite, to_delete, skipped, blocked, plan_id, effect,

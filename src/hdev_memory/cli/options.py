@@ -114,3 +114,19 @@ Author = Annotated[
         "--principal", metavar="NAME", help="Who makes the plan, as allowed_signers has it."
     ),
 ]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")]
+SigningKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="The key to sign with: a private one, or a public one that an agent signs for.",
+    ),
+]
+Signer = Annotated[
+    str | None,
+    typer.Option("--principal", metavar="NAME", help="Who signs, as allowed_signers has it."),
+]
+Unasked = Annotated[
+    bool, typer.Option("--yes", help="Do not ask; only for principals that are `unattended`.")
+]

@@ -31,9 +31,7 @@ def policy_check(
         Literal["terminal", "json", "sarif"],
         typer.Option("--format", metavar="FORM", help="terminal, json or sarif."),
     ] = "terminal",
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")
-    ] = None,
+    out: flags.Out = None,
     source_path: flags.SourcePath = None,
     source_url: flags.SourceUrl = None,
     api_key: flags.ApiKey = None,
@@ -209,24 +207,12 @@ def policy_override(
         ),
     ],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is signed.")],
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            "--key",
-            metavar="FILE",
-            help="The key to sign with: a private one, or a public one that an agent signs for.",
-        ),
-    ] = None,
-    principal: Annotated[
-        str | None,
-        typer.Option("--principal", metavar="NAME", help="Who signs, as allowed_signers has it."),
-    ] = None,
+    key: flags.SigningKey = None,
+    principal: flags.Signer = None,
     expires: Annotated[
         str, typer.Option("--expires", metavar="SPAN", help="How long it counts: 72h, 7d.")
     ] = "72h",
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask; only for principals that are `unattended`.")
-    ] = False,
+    yes: flags.Unasked = False,
     expect: flags.Expect = None,
     json: flags.Json = False,
 ) -> int:

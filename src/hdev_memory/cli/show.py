@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -60,9 +59,7 @@ def show(
     source_api_key: flags.SourceApiKey = None,
     target_api_key: flags.TargetApiKey = None,
     insecure_http: flags.InsecureHttp = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead.")
-    ] = None,
+    out: flags.Out = None,
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="Exit 2 when there is something to do.")
     ] = False,
