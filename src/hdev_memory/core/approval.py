@@ -11,7 +11,7 @@ from __future__ import annotations
 import calendar
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -78,24 +78,39 @@ class Statement(Value, frozen=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Statement).decode
+
+S = TypeVar("S", bound=Value)
+
+
+def spelled(statement: Value) -> bytes:
+    """The one spelling of what is signed: members in order, no spaces, one LF at the end."""
+    return _encode(statement) + b"\n"
+
+
+def read_spelled(raw: bytes, decoder: msgspec.json.Decoder[S]) -> S:
+    """What is signed. Raises NoStatement for any byte that `spelled` would not have written."""
+    if len(raw) > MAX_STATEMENT_BYTES:
+        raise NoStatement("it is too long")
+    try:
+        statement = decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise NoStatement(f"it cannot be read ({error})") from None
+    if spelled(statement) != raw:
+        raise NoStatement("it is not in canonical form")
+    return statement
+
+
+_DECODER = msgspec.json.Decoder(Statement)
 
 
 def encode(statement: Statement) -> bytes:
-    """The one spelling of a statement: members in order, no spaces, one LF at the end."""
-    return _encode(statement) + b"\n"
+    """The bytes of a statement, which are what is signed."""
+    return spelled(statement)
 
 
 def decode(raw: bytes) -> Statement:
     """Read a statement. Raises NoStatement for any byte that `encode` would not have written."""
-    if len(raw) > MAX_STATEMENT_BYTES:
-        raise NoStatement("it is too long")
-    try:
-        statement = _decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise NoStatement(f"it cannot be read ({error})") from None
-    if encode(statement) != raw:
-        raise NoStatement("it is not in canonical form")
+    statement = read_spelled(raw, _DECODER)
     created = seconds(statement.created)
     if statement.expires is not None:
         if statement.decision == "reject":

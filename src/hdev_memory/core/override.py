@@ -9,12 +9,13 @@ import msgspec
 
 from hdev_memory.core.approval import (
     AHEAD,
-    MAX_STATEMENT_BYTES,
     Nonce,
     NoStatement,
     PlanId,
     among,
+    read_spelled,
     seconds,
+    spelled,
 )
 from hdev_memory.core.digest import Digest
 from hdev_memory.core.entry import Value
@@ -49,13 +50,12 @@ class Override(Value, frozen=True):
         return f"override-{self.principal}-{self.nonce}.json"
 
 
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Override).decode
+_DECODER = msgspec.json.Decoder(Override)
 
 
 def encode(override: Override) -> bytes:
-    """The one spelling of an override: members in order, no spaces, one LF at the end."""
-    return _encode(override) + b"\n"
+    """The bytes of an override, which are what is signed."""
+    return spelled(override)
 
 
 def is_override(raw: bytes) -> bool:
@@ -65,14 +65,7 @@ def is_override(raw: bytes) -> bool:
 
 def decode(raw: bytes) -> Override:
     """Read an override. Raises NoStatement for any byte that `encode` would not have written."""
-    if len(raw) > MAX_STATEMENT_BYTES:
-        raise NoStatement("it is too long")
-    try:
-        override = _decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise NoStatement(f"it cannot be read ({error})") from None
-    if encode(override) != raw:
-        raise NoStatement("it is not in canonical form")
+    override = read_spelled(raw, _DECODER)
     if list(override.findings) != sorted(set(override.findings)):
         raise NoStatement("its findings are not sorted")
     if seconds(override.expires) <= seconds(override.created):
