@@ -25,6 +25,7 @@ def approvals(
 
     from hdev_memory import plandir
     from hdev_memory.cli import context, eventlines, gate, policing
+    from hdev_memory.core import approval
 
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(eventlines.told(json=json))
@@ -32,8 +33,8 @@ def approvals(
         settings = context.settings()
         asked = gate.Asked(allowed_signers, require_approvals, trust_ref, None, trust_digest)
         by = policing.approval_rules(settings, asked, opened)
-        records = (record for record, _ in plandir.read_audit(opened.folder))
-        verdict = gate.judged(opened, settings, by, records)
+        logged = approval.past(record for record, _ in plandir.read_audit(opened.folder))
+        verdict = gate.judged(opened, settings, by, logged)
         for one in verdict.standings:
             lines.emit(eventlines.Approval(**gate.shape(one)))
             if not lines.on_stdout:

@@ -76,8 +76,8 @@ def approve(
         worth, why = None, "nobody has said who may sign (allowed_signers)"
         left = f"{who} has rejected it" if reject else ""
         if by.root is not None:
-            records = [*journal.records, *journal.rejections]
-            verdict = gate.judged(opened, settings, by, records)
+            logged = approval.past([*journal.records, *journal.rejections])
+            verdict = gate.judged(opened, settings, by, logged)
             (own,) = (one for one in verdict.standings if one.name == signed.name)
             worth, why = own.worth, own.why
             left = "; ".join(verdict.missing)

@@ -88,7 +88,7 @@ def ci_comment(
 
 def _described(opened: OpenPlan, no_content: bool) -> Document:
     """The review of a plan; its ends lie where the configuration and the plan say."""
-    from hdev_memory.cli import context, policing, steps
+    from hdev_memory.cli import context, steps
     from hdev_memory.config import EndFlags
     from hdev_memory.review import document, reading
 
@@ -105,12 +105,7 @@ def _described(opened: OpenPlan, no_content: bool) -> Document:
             bounds=reading.BRIEF,
         )
     )
-    heading = document.head(
-        opened,
-        name=opened.folder.name,
-        audit=steps.audit_head(opened.folder),
-        approvals=policing.standings(opened, context.settings()),
-    )
+    heading = steps.heading(opened, context.settings())
     return document.describe(opened, heading, looked, limit=ROWS)
 
 

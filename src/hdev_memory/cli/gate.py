@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from hdev_memory import plandir, signing, trust
 from hdev_memory.cli.context import instant, note, now
 from hdev_memory.cli.eventlines import Approval, Lines
 from hdev_memory.config import PROJECT_FILE, Approvals, Settings, approvals_in
-from hdev_memory.core import approval, audit, override
+from hdev_memory.core import approval, override
 from hdev_memory.core.digest import named, sha256
 from hdev_memory.core.policy import required
 from hdev_memory.core.rules import Policy
@@ -211,16 +211,16 @@ def _genuine(
 
 
 def judged(
-    opened: plandir.OpenPlan, settings: Settings, by: Rules, records: Iterable[audit.Record]
+    opened: plandir.OpenPlan, settings: Settings, by: Rules, logged: approval.Past
 ) -> approval.Verdict:
-    """What a plan's approvals come to now; `records` are those of its log, in order."""
+    """What a plan's approvals come to now; `logged` is what its log says of them."""
     moment = now()
     return approval.judge(
         presented(opened.folder, by, moment, settings.environ),
         by.requirement,
         approval.subject(opened.plan),
         instant(moment),
-        approval.past(records),
+        logged,
     )
 
 
@@ -238,7 +238,8 @@ def check(
     by = rules(settings, asked, policies, files)
     if by.root is None and not journal.rejections:
         return ()
-    verdict = judged(opened, settings, by, [*journal.records, *journal.rejections])
+    logged = approval.past([*journal.records, *journal.rejections])
+    verdict = judged(opened, settings, by, logged)
     if not verdict.allowed:
         tell(verdict, lines)
         raise refusal(opened, verdict)

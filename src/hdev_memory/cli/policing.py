@@ -108,8 +108,7 @@ def standings(opened: plandir.OpenPlan, settings: Settings) -> tuple[approval.St
         if not logged.rejected_by and next(plandir.read_approvals(opened.folder), None) is None:
             return ()
         by = approval_rules(settings, gate.Asked(), opened)
-        records = (record for record, _ in plandir.read_audit(opened.folder))
-        found = gate.judged(opened, settings, by, records).standings
+        found = gate.judged(opened, settings, by, logged).standings
         told = {one.principal for one in found if one.worth == "blocks"}
         return (*found, *map(_of_the_log, sorted(logged.rejected_by - told)))
     except HdevError as error:

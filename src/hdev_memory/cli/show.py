@@ -70,7 +70,7 @@ def show(
     is out of reach, the review says so. The paths and URLs tell where the ends lie on this machine.
     """
     from hdev_memory import plandir
-    from hdev_memory.cli import context, outfile, policing, steps
+    from hdev_memory.cli import context, outfile, steps
     from hdev_memory.config import EndFlags
     from hdev_memory.errors import UsageError
     from hdev_memory.review import document, json, reading
@@ -106,12 +106,7 @@ def show(
                 opened, heading, looked, limit=None if full else 200, only=only, key=key
             )
 
-        heading = document.head(
-            opened,
-            name=opened.folder.name,
-            audit=steps.audit_head(opened.folder),
-            approvals=policing.standings(opened, context.settings()),
-        )
+        heading = steps.heading(opened, context.settings())
         if form == "json":
             parts = json.render(opened, json.Filter(only, key, stat))
         elif form == "html":

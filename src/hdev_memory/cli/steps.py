@@ -233,6 +233,18 @@ def look(
         return reading.unread(opened, f"The contents could not be read. {error}")
 
 
+def heading(opened: plandir.OpenPlan, settings: Settings) -> document.Heading:
+    """What a review of a plan that lies in its folder says first, with log and approvals."""
+    from hdev_memory.cli import policing  # ssh-keygen, git and rules, only where a review is made
+
+    return document.head(
+        opened,
+        name=opened.folder.name,
+        audit=audit_head(opened.folder),
+        approvals=policing.standings(opened, settings),
+    )
+
+
 def audit_head(folder: Path) -> document.AuditHead | None:
     """Where the log of a plan stands; None where there is none. A damaged one is warned about."""
     try:
