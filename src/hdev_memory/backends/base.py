@@ -184,7 +184,8 @@ class Put(Value, frozen=True):
     `sidecar` is the metadata as the source's file has it, where the source has files: b"" where
     the file is missing, None where there is none to be had. A folder stores it byte for byte.
     `resumed` says that an earlier run may have been cut off in this change: then each part of the
-    entry may be as before or as after.
+    entry may be as before or as after. With a `tag` the entry must also have that tag (see
+    `core.entry.tag_of`) in a store whose writers know nothing of each other: a database.
     """
 
     key: str
@@ -194,14 +195,16 @@ class Put(Value, frozen=True):
     after: State
     sidecar: bytes | None = None
     resumed: bool = False
+    tag: str = ""
 
 
 class Remove(Value, frozen=True):
-    """Remove this entry if what stands there is `before`; `resumed` as in Put."""
+    """Remove this entry if what stands there is `before`; `resumed` and `tag` as in Put."""
 
     key: str
     before: State
     resumed: bool = False
+    tag: str = ""
 
 
 Change = Put | Remove
@@ -218,11 +221,22 @@ class Session:
     plan    the id of the plan that is carried out, for a log that the store keeps; empty for none
     intend  is called once, with the changes that are ready, when nothing of the batch has taken
             effect yet; nothing takes effect when it raises
+    fence   the fence of the lease under which it is written; a store that keeps the lease itself (a
+            database) raises Overtaken, with no effect, when it has given out a higher one
     """
 
     run: str = "0"
     plan: str = ""
     intend: Callable[[Sequence[Change]], None] = lambda changes: None
+    fence: int | None = None
+
+
+class Overtaken(Exception):
+    """A lease was given to somebody else since this session's fence was given out."""
+
+    def __init__(self, fence: int) -> None:
+        super().__init__("the fence is superseded")
+        self.fence = fence
 
 
 UNATTENDED = Session()
@@ -337,6 +351,27 @@ class Abreast(Protocol):
         self, scope: Scope, normalisation: Normalisation
     ) -> Iterator[EntryState | Unreadable]:
         """As `snapshot`. Not for a process with threads that hash; to be closed when left early."""
+        ...
+
+
+@runtime_checkable
+class Tagged(Protocol):
+    """What a reader has besides that knows the tag of each entry without reading it again."""
+
+    def tagged(
+        self, scope: Scope, normalisation: Normalisation
+    ) -> Iterator[tuple[EntryState, str] | Unreadable]:
+        """As `snapshot`, each state with the tag (`core.entry.tag_of`) of the whole entry."""
+        ...
+
+
+@runtime_checkable
+class Transactional(Protocol):
+    """What a backend has besides that can take several writes of its own back together."""
+
+    def transaction(self) -> contextlib.AbstractContextManager[None]:
+        """What is written in the context takes effect, durably, at its end; or, where the context
+        is left by an exception, not at all. Raises StoreError where that is not known."""
         ...
 
 

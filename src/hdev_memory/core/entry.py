@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -167,6 +169,15 @@ class Normalisation(Value, frozen=True):
 def metadata_digest(metadata: Metadata) -> str:
     """The SHA-256 of the canonical JSON of metadata that is already without bookkeeping."""
     return sha256(canonical_json(metadata))
+
+
+def tag_of(content: bytes, metadata: Metadata) -> str:
+    """64 hex digits that name everything an entry holds, bookkeeping included.
+
+    Two entries with one tag are read alike byte for byte; our server's ETag is this in quotes.
+    """
+    text = json.dumps(metadata, sort_keys=True, ensure_ascii=True).encode()
+    return hashlib.sha256(hashlib.sha256(content).digest() + text).hexdigest()
 
 
 class Capabilities(Value, frozen=True):

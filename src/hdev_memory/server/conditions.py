@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hdev_memory.core.entry import Entry, Metadata
+from hdev_memory.core.entry import Entry, Metadata, tag_of
 
 ANY: Literal["*"] = "*"
 
@@ -36,8 +34,7 @@ def etag(entry: Entry) -> str:
 
 def etag_of(content: bytes, metadata: Metadata) -> str:
     """The ETag of an entry with this content and metadata."""
-    text = json.dumps(metadata, sort_keys=True, ensure_ascii=True).encode()
-    return f'"{hashlib.sha256(hashlib.sha256(content).digest() + text).hexdigest()}"'
+    return f'"{tag_of(content, metadata)}"'
 
 
 @dataclass(frozen=True)
