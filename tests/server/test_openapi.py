@@ -15,8 +15,8 @@ from hdev_memory.server.app import OPENAPI, create_app
 
 DOCUMENT = json.loads(OPENAPI.read_text())
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
-ROLES = ("read", "write", "audit")
-NO_ROLE = {"openapi", "health"}
+ROLES = ("read", "write", "audit", "metrics")
+NO_ROLE = {"openapi", "docs", "alive", "ready", "health"}
 CHECKS = [
     checks.not_a_server_error,
     checks.status_code_conformance,

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from hdev_memory import __version__
 from hdev_memory.backends.base import Backend, Put, Secret
@@ -35,6 +37,7 @@ from hdev_memory.server.conditions import (
     etag_of,
     parse,
 )
+from hdev_memory.server.deadlines import CONNECTIONS, Connections
 from hdev_memory.server.journal import Journal
 from hdev_memory.server.keysfile import Role
 from hdev_memory.server.lease import (
@@ -46,6 +49,9 @@ from hdev_memory.server.lease import (
     LeaseLock,
     Superseded,
 )
+from hdev_memory.server.metrics import Metrics
+from hdev_memory.server.observe import Observed
+from hdev_memory.server.operating import Operating, Readiness
 from hdev_memory.server.store import Refused, Store, listing, search, tree
 
 OPENAPI = Path(__file__).with_name("openapi.json")
@@ -61,7 +67,6 @@ PRECONDITION_REQUIRED = 428
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _PLAN = re.compile("sha256:[0-9a-f]{64}")
 _RUN = re.compile("[0-9A-Za-z._-]{1,64}")
-_REQUEST_ID = re.compile("[!-~]{1,128}")
 
 log = logging.getLogger("hdev_memory.server")
 
@@ -76,6 +81,10 @@ def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None)
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(16)
 
 
 def create_app(
@@ -93,29 +102,43 @@ def create_app(
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = _now,
     body_seconds: float = BODY_SECONDS,
+    metrics: Metrics | None = None,
+    new_id: Callable[[], str] = _new_id,
+    connections: int = CONNECTIONS,
 ) -> Starlette:
     """The server as an ASGI app; without any key every request is allowed.
 
     `clock` gives seconds for the ends of leases, and for looking at the keys file again; `now` is
     the time that keys expire by. Without a journal a kill may leave an entry half written; without
     a log nobody can tell later who wrote what; without a file behind `fences` they begin anew with
-    each app. `state.access` of the app is who may do what. Raises ConfigError for a keys file that
-    cannot be used.
+    each app. `new_id` makes an id for a request that brings none, and `connections` is how many
+    may be open at once. `state.access` of the app is who may do what, `state.readiness` and
+    `state.connections` are what `run` tells of. Raises ConfigError for a keys file that cannot be
+    used.
     """
-    access = Access(api_key, read_only_api_key, keys_file, clock, now)
+    metrics = metrics if metrics is not None else Metrics()
+    access = Access(api_key, read_only_api_key, keys_file, clock, now, metrics.wrong_key)
     lock = LeaseLock(clock, fences if fences is not None else Fences())
+    store = Store(backend, lock, journal, log, metrics)
+    readiness = Readiness(store)
     server = _Server(
-        Store(backend, lock, journal, log),
+        store,
         store_id,
         access,
         max_entry_bytes,
         require_preconditions=require_preconditions,
         body_seconds=body_seconds,
         now=now,
+        metrics=metrics,
     )
-    app = Starlette(
+    operating = Operating(readiness, metrics)
+    app = _App(
         routes=[
             _route("/openapi.json", GET=server.openapi),
+            _route("/docs", GET=server.docs),
+            _route("/healthz", GET=operating.alive),
+            _route("/readyz", GET=operating.ready),
+            _route("/metrics", GET=server.guarded(operating.metrics, "metrics")),
             _route("/api/health", GET=server.health),
             _route("/api/memory/tree", GET=server.guarded(server.tree)),
             _route("/api/memory/search", GET=server.guarded(server.search)),
@@ -143,10 +166,24 @@ def create_app(
             PreconditionFailed: _precondition,
             Superseded: _superseded,
             ClientDisconnect: _gone,
+            Exception: _unexpected,
         },
     )
     app.state.access = access
+    app.state.readiness = readiness
+    app.state.metrics = metrics
+    app.state.new_id = new_id
+    app.state.connections = Connections(metrics, connections)
     return app
+
+
+class _App(Starlette):
+    """Starlette, observed from outside of all that it does itself."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        state = self.state
+        inner = super().build_middleware_stack()
+        return Observed(inner, state.metrics, state.connections, state.new_id)
 
 
 def _route(path: str, **handlers: Handler) -> Route:
@@ -167,6 +204,10 @@ async def _detail(request: Request, error: Exception) -> Response:
 async def _broken(request: Request, error: Exception) -> Response:
     log.error("%s", error)
     return answer({"detail": "The store cannot be read"}, 500)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return answer({"detail": "The server failed"}, 500)  # and the error goes on, into the log
 
 
 async def _precondition(request: Request, error: Exception) -> Response:
@@ -206,6 +247,7 @@ class _Server:
         require_preconditions: bool,
         body_seconds: float,
         now: Callable[[], datetime],
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._store_id = store_id
@@ -214,6 +256,7 @@ class _Server:
         self._strict = require_preconditions
         self._body_seconds = body_seconds
         self._now = now
+        self._metrics = metrics
         self._openapi = OPENAPI.read_bytes()
 
     def guarded(self, handler: Handler, role: Role = "read") -> Handler:
@@ -230,6 +273,13 @@ class _Server:
 
     async def openapi(self, request: Request) -> Response:
         return Response(self._openapi, media_type="application/json")
+
+    async def docs(self, request: Request) -> Response:
+        from hdev_memory.server import docs  # jinja2, which nothing else here needs
+
+        page, policy = docs.page(self._openapi)
+        headers = {"Content-Security-Policy": policy}
+        return Response(page, headers=headers, media_type="text/html")
 
     async def health(self, request: Request) -> Response:
         backend = self._store.backend
@@ -284,6 +334,7 @@ class _Server:
                 return answer(_entry_answer("error", path, f"Error reading memory entry: {error}"))
             found = await run_in_threadpool(self._store.read, key)
             if isinstance(found, Entry):
+                self._metrics.read(1)
                 tag = etag(found)
                 if not conditions.matched(tag):
                     raise PreconditionFailed(tag)
@@ -496,11 +547,7 @@ def _fence(request: Request) -> int | None:
 
 
 def _author(request: Request) -> Author:
-    """Who writes, and what they say that it belongs to. Raises HTTPException 400.
-
-    The id of a request comes from clients and proxies that know nothing of us: one that is of no
-    use here is left out.
-    """
+    """Who writes, and what they say that it belongs to. Raises HTTPException 400."""
     client: Client = request.state.client
     headers = request.headers
     plan, run = headers.get("hdev-plan", ""), headers.get("hdev-run", "")
@@ -508,13 +555,12 @@ def _author(request: Request) -> Author:
         raise HTTPException(400, "Hdev-Plan is no plan id")
     if run and not _RUN.fullmatch(run):
         raise HTTPException(400, "Hdev-Run is no name of a run")
-    request_id = headers.get("x-request-id", "")
     return Author(
         by=client.name,
         role="write",
         plan=plan,
         run=run,
-        request=request_id if _REQUEST_ID.fullmatch(request_id) else "",
+        request=request.state.request_id,
     )
 
 

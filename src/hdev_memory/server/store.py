@@ -33,6 +33,7 @@ from hdev_memory.server.audit import Author, ServerLog
 from hdev_memory.server.conditions import NONE, Conditions, PreconditionFailed, etag
 from hdev_memory.server.journal import RUN, Journal
 from hdev_memory.server.lease import LeaseLock, Superseded
+from hdev_memory.server.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -91,11 +92,13 @@ class Store:
         lock: LeaseLock,
         journal: Journal | None = None,
         log: ServerLog | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.backend = backend
         self.lock = lock
         self.log = log
         self._journal = journal
+        self._metrics = metrics
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._waiting: deque[_Write] = deque()
         self._writes = [0] * STRIPES  # odd while a batch with a key of the stripe takes effect
@@ -113,6 +116,13 @@ class Store:
             if self._writes[stripe] == before:
                 return found
         return self.exclusively(lambda: next(iter(self.backend.read([key])))).result()
+
+    @property
+    def writable(self) -> bool:
+        """Whether a write would be tried: nothing that it needs has failed for good."""
+        if self.log is not None and self.log.broken:
+            return False
+        return self._journal is None or not self._journal.unwritable
 
     def exclusively(self, call: Callable[[], T]) -> Future[T]:
         """Call it when no write is on its way; any write that comes later sees what it did."""
@@ -255,9 +265,12 @@ class Store:
     def _recorded(
         self, changes: list[Change], authors: Mapping[str, Author], session: Session
     ) -> Sequence[Receipt]:
+        begin = time.perf_counter()
         receipts = self.backend.write(changes, NORMAL, session)
         if self.log is not None:
             self.log.record(changes, receipts, authors)
+        if self._metrics is not None:
+            self._metrics.committed(changes, receipts, time.perf_counter() - begin)
         return receipts
 
 
