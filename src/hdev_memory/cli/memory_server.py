@@ -142,6 +142,7 @@ def memory_server(
     from hdev_memory.server.audit import AUDIT_FILE, ServerLog
     from hdev_memory.server.journal import Journal
     from hdev_memory.server.lease import FENCE_FILE, Fences
+    from hdev_memory.server.limits import Limits
     from hdev_memory.server.logs import configure
     from hdev_memory.server.run import listen, run
     from hdev_memory.server.store import NORMAL, store_identity
@@ -206,14 +207,13 @@ def memory_server(
             api_key=full,
             read_only_api_key=read_only,
             keys_file=keys,
-            max_entry_bytes=max_entry_bytes,
+            limits=Limits(entry_bytes=max_entry_bytes, connections=max_connections),
             require_preconditions=require_preconditions,
             journal=journal,
             log=log,
             fences=fences,
             clock=time.monotonic,
             now=shared.now,
-            connections=max_connections,
         )
         if app.state.access.readable:
             shared.warn(f"{keys} can be read by other users; chmod 600 keeps them out.")

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from hdev_memory.errors import HdevError
-from hdev_memory.server.deadlines import IDLE_SECONDS, Connections, Deadlined, Watched
+from hdev_memory.server.deadlines import Connections, Deadlined, Watched
 from hdev_memory.server.metrics import Metrics
 
 GRACE_SECONDS = 30.0
@@ -64,17 +64,16 @@ class Server(uvicorn.Server):
         stopping: Callable[[], None] = lambda: None,
         drain: float = 0.0,
         grace: float = GRACE_SECONDS,
-        protocol: type[Deadlined] = Deadlined,
         log_level: str | None = None,
     ) -> None:
         config = Watched(
             app,
-            http=protocol,
+            http=Deadlined,
             log_config=None,  # server/logs.py says how uvicorn's lines look
             log_level=log_level,
             access_log=False,  # it would name entries; server/observe.py has a line without
             lifespan="off",
-            timeout_keep_alive=IDLE_SECONDS,
+            timeout_keep_alive=connections.limits.idle_seconds,
             backlog=BACKLOG,
             # Uvicorn would take the address of a client on this machine from a header of its own
             # making, and with it the limit on wrong keys.
@@ -156,11 +155,11 @@ def run(
 
 
 @contextlib.contextmanager
-def serve_in_thread(app: Starlette, protocol: type[Deadlined] = Deadlined) -> Iterator[str]:
+def serve_in_thread(app: Starlette) -> Iterator[str]:
     """Serve any app on a free loopback port while the context lasts; gives the URL."""
     opened = listen("127.0.0.1", 0)
     connections = getattr(app.state, "connections", None) or Connections(Metrics())
-    server = Server(app, connections, grace=10.0, protocol=protocol, log_level="critical")
+    server = Server(app, connections, grace=10.0, log_level="critical")
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()
     try:
