@@ -11,6 +11,7 @@ from hdev_memory.backends.base import Secret
 from hdev_memory.backends.ephemeral import EphemeralBackend
 from hdev_memory.server.app import create_app
 from hdev_memory.server.deadlines import Deadlined
+from hdev_memory.server.limits import Limits
 from hdev_memory.server.run import serve_in_thread
 
 KEY = "key-of-the-limits"
@@ -27,8 +28,7 @@ def serving(protocol, **limits):
         EphemeralBackend(),
         store_id="limits",
         api_key=Secret(KEY),
-        max_entry_bytes=1000,
-        **limits,
+        limits=Limits(entry_bytes=1000, **limits),
     )
     return serve_in_thread(app, protocol)
 

@@ -112,6 +112,7 @@ def memory_server(
     from hdev_memory.server.audit import AUDIT_FILE, ServerLog
     from hdev_memory.server.journal import Journal
     from hdev_memory.server.lease import FENCE_FILE, Fences
+    from hdev_memory.server.limits import Limits
     from hdev_memory.server.run import listen, run
     from hdev_memory.server.store import NORMAL, store_identity
 
@@ -174,7 +175,7 @@ def memory_server(
             api_key=full,
             read_only_api_key=read_only,
             keys_file=keys,
-            max_entry_bytes=max_entry_bytes,
+            limits=Limits(entry_bytes=max_entry_bytes),
             require_preconditions=require_preconditions,
             journal=journal,
             log=log,
