@@ -12,7 +12,7 @@ import gzip
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
@@ -30,6 +30,7 @@ from hdev_memory.backends.base import (
     Unknown,
     state_of,
 )
+from hdev_memory.backends.http_lines import Held, Key, Lines, Listed, Proved, Told, metadata_of
 from hdev_memory.backends.http_outcome import (
     Found,
     Outcome,
@@ -45,19 +46,13 @@ from hdev_memory.backends.http_transport import (
     AnswerTooLarge,
     RequestFailed,
     Transport,
-    failure,
     result,
     short,
     unreachable,
 )
 from hdev_memory.core.diff import TOO_LARGE
 from hdev_memory.core.digest import (
-    Digest,
     NotCanonical,
-    canonical_json,
-    decode_object,
-    decode_plain,
-    sha256,
 )
 from hdev_memory.core.entry import (
     BOOKKEEPING,
@@ -72,14 +67,17 @@ from hdev_memory.core.entry import (
     Unreadable,
     check_key,
     display_name,
+    metadata_digest,
+)
+from hdev_memory.core.protocol import (
+    PATH,
+    PROTOCOL,
+    EntriesHead,
+    ReceiptsHead,
+    SnapshotHead,
+    WriteHead,
 )
 from hdev_memory.errors import BackendError, KeyRefusedError
-
-PROTOCOL = "hdev-memory/1"
-
-_SNAPSHOT = "/api/hdev-memory/1/snapshot"
-_READ = "/api/hdev-memory/1/read"
-_WRITE = "/api/hdev-memory/1/write"
 
 _REQUEST_ENTRIES = 512
 _REQUEST_BYTES = 4 * 1024 * 1024
@@ -95,14 +93,11 @@ _CHANGES = 2048
 _HEAD_BYTES = 256
 """More than the first line of a write takes."""
 
+_NAME_LENGTH = 16 * 1024
+"""Characters of a name that is no key and is shown nevertheless."""
+
 _RECEIPT_BYTES = 16 * 1024
 """The longest line of a receipt: a key with every character escaped, and a reason."""
-
-_UNLISTED = "The memory server cannot list its entries, so nothing can be said of what it holds."
-_UNREAD = "The memory server does not give its entries."
-
-T = TypeVar("T")
-
 
 _Positive = Annotated[int, msgspec.Meta(gt=0)]
 
@@ -112,66 +107,6 @@ class _Most(msgspec.Struct):
 
     entries: _Positive
     bytes: _Positive
-
-
-class _Head(msgspec.Struct):
-    protocol: Literal["hdev-memory/1"]
-    kind: str
-    line_ends: str = "exact"
-    bookkeeping: tuple[str, ...] = BOOKKEEPING
-
-
-class _End(msgspec.Struct):
-    end: Literal[True]
-    entries: int
-    digest: Digest
-    next: str | None = None
-
-
-class _Key(msgspec.Struct):
-    key: str
-
-
-class _Listed(msgspec.Struct):
-    """A line of a snapshot: a state, or why there is none."""
-
-    key: str
-    content: Digest | None = None
-    metadata: Digest | None = None
-    bytes: int | None = None
-    values: msgspec.Raw | None = None
-    note: str = ""
-    unreadable: str | None = None
-
-
-class _Held(msgspec.Struct):
-    """A line of what was read."""
-
-    key: str
-    content: str | None = None
-    metadata: msgspec.Raw | None = None
-    absent: Literal[True] | None = None
-    unreadable: str | None = None
-
-
-class _Told(msgspec.Struct):
-    """A receipt as the server gives it."""
-
-    key: str
-    stored: State | None = None
-    removed: Literal[True] | None = None
-    drifted: State | msgspec.UnsetType | None = msgspec.UNSET
-    failed: str | None = None
-    kept: str = ""
-
-
-class _Writing(msgspec.Struct):
-    """The first line of what is written."""
-
-    protocol: str
-    kind: str
-    line_ends: str
-    changes: int
 
 
 class _Putting(msgspec.Struct):
@@ -186,26 +121,20 @@ class _Removing(msgspec.Struct):
     before: State
 
 
-_head = msgspec.json.Decoder(_Head)
-_end = msgspec.json.Decoder(_End)
-_key = msgspec.json.Decoder(_Key)
-_listed = msgspec.json.Decoder(_Listed)
-_held = msgspec.json.Decoder(_Held)
-_told = msgspec.json.Decoder(_Told)
+_key = msgspec.json.Decoder(Key)
+_listed = msgspec.json.Decoder(Listed)
+_held = msgspec.json.Decoder(Held)
+_told = msgspec.json.Decoder(Told)
 _encode = msgspec.json.Encoder().encode
 
-
-class _Unproven(Exception):
-    """The answer is not one whole answer to the request; the text says why."""
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """The lines of a proved answer, between its head and its end."""
-
-    head: _Head
-    lines: Sequence[bytes]
-    next: str | None
+_SNAPSHOT = Lines(
+    "GET",
+    f"{PATH}/snapshot",
+    SnapshotHead,
+    "The memory server cannot list its entries, so nothing can be said of what it holds.",
+)
+_READ = Lines("POST", f"{PATH}/read", EntriesHead, "The memory server does not give its entries.")
+_WRITE = Lines("POST", f"{PATH}/write", ReceiptsHead, "The memory server does not say what it did.")
 
 
 @dataclass(frozen=True)
@@ -258,8 +187,8 @@ class Batches:
     def keys(self, scope: Scope) -> Iterator[str]:
         """As a reader's `keys`."""
         for page in self._pages("exact"):
-            for line in page.lines:
-                key = self._decoded(_SNAPSHOT, _key, line).key
+            for raw in page.lines:
+                key = _SNAPSHOT.decoded(_key, raw).key
                 if not _objection(key) and scope.entry(key):
                     yield key
 
@@ -269,16 +198,11 @@ class Batches:
         """As a reader's `snapshot`; the next page is on its way while one is taken."""
         for page in self._pages(normalisation.line_ends):
             for raw in page.lines:
-                line = self._decoded(_SNAPSHOT, _listed, raw)
-                reason = _objection(line.key)
-                if reason:
-                    yield Unreadable(
-                        key=_shown(line.key), reason=f"the server names it, but {reason}"
-                    )
-                elif scope.entry(line.key):
-                    yield self._state(line)
+                found = _listed_as(raw)
+                if scope.entry(found.key):
+                    yield found
 
-    def _pages(self, line_ends: str) -> Iterator[_Lines]:
+    def _pages(self, line_ends: str) -> Iterator[Proved[SnapshotHead]]:
         """The pages of a snapshot, each proved, their keys ascending from the first to the last."""
         last, count = "", 0
         coming = self._transport.start(self._page, (line_ends, ""))
@@ -289,26 +213,26 @@ class Batches:
                     coming = self._transport.start(self._page, (line_ends, page.next))
                 count += len(page.lines)
                 if count > self._transport.limits.entries:
-                    raise self._unusable(_SNAPSHOT, f"it lists more than {count - 1} entries")
+                    raise _SNAPSHOT.unusable(f"it lists more than {count - 1} entries")
                 for line in page.lines:
-                    key = self._decoded(_SNAPSHOT, _key, line).key
+                    key = _SNAPSHOT.decoded(_key, line).key
                     if key <= last:
-                        raise self._unusable(_SNAPSHOT, "its keys are not in order")
+                        raise _SNAPSHOT.unusable("its keys are not in order")
                     last = key
                 if page.next is not None and page.next != last:
-                    raise self._unusable(_SNAPSHOT, "its pages do not fit together")
+                    raise _SNAPSHOT.unusable("its pages do not fit together")
                 yield page
                 if page.next is None:
                     return
         finally:
             coming.cancel()
 
-    def _page(self, asked: tuple[str, str]) -> _Lines:
+    def _page(self, asked: tuple[str, str]) -> Proved[SnapshotHead]:
         """One page, in a thread of the pool; with fewer lines where so many are too large."""
         line_ends, after = asked
         while True:
             lines = self._page_lines
-            path = f"{_SNAPSHOT}?line_ends={line_ends}&limit={lines}"
+            path = f"{PATH}/snapshot?line_ends={line_ends}&limit={lines}"
             if after:
                 path += f"&after={quote(after, safe='')}"
             try:
@@ -320,25 +244,10 @@ class Batches:
                 continue
             except RequestFailed as error:
                 raise unreachable(self._location, error) from None
-            page = self._proved("GET", _SNAPSHOT, answer, "snapshot", lines)
+            page = _SNAPSHOT.proved(answer, lines)
             if page.head.line_ends != line_ends or page.head.bookkeeping != BOOKKEEPING:
-                raise self._unusable(_SNAPSHOT, "its digests are of another normalisation")
+                raise _SNAPSHOT.unusable("its digests are of another normalisation")
             return page
-
-    def _state(self, line: _Listed) -> EntryState | Unreadable:
-        """What a line of a snapshot says of its entry, whose key is one."""
-        if line.unreadable is not None:
-            return Unreadable(key=line.key, reason=short(line.unreadable))
-        if line.content is None or line.metadata is None or line.bytes is None or line.bytes < 0:
-            raise self._unusable(_SNAPSHOT, f"a line of it is no entry: {line.key}")
-        try:
-            values = _metadata(line.values)
-            if sha256(canonical_json(values)) != line.metadata:
-                raise self._unusable(_SNAPSHOT, f"the digest of its metadata is wrong: {line.key}")
-        except NotCanonical as error:
-            return Unreadable(key=line.key, reason=f"its metadata {error}")
-        state = State(content=line.content, metadata=line.metadata, bytes=line.bytes)
-        return EntryState(key=line.key, state=state, metadata=values, note=line.note)
 
     def read(self, keys: Iterable[str]) -> Iterator[Found]:
         """As a reader's `read`; a few requests are on their way at once."""
@@ -385,34 +294,34 @@ class Batches:
         most = self._transport.limits.answer_bytes
 
         def ask() -> Answer:
-            return self._transport.request("POST", _READ, body={"keys": keys}, lines=most)
+            return self._transport.request("POST", f"{PATH}/read", body={"keys": keys}, lines=most)
 
         try:
             answer = self._transport.again(ask)
         except RequestFailed as error:
             raise unreachable(self._location, error) from None
-        lines = self._proved("POST", _READ, answer, "entries", len(keys)).lines
+        lines = _READ.proved(answer, len(keys)).lines
         if not lines:
-            raise self._unusable(_READ, "it is about no entry")
+            raise _READ.unusable("it is about no entry")
         return [self._entry(key, line) for key, line in zip(keys, lines, strict=False)]
 
     def _entry(self, key: str, raw: bytes) -> Found:
-        line = self._decoded(_READ, _held, raw)
+        line = _READ.decoded(_held, raw)
         if line.key != key:
-            raise self._unusable(_READ, f"it is about another entry than {key}")
+            raise _READ.unusable(f"it is about another entry than {key}")
         match line:
-            case _Held(absent=True, unreadable=None, content=None, metadata=None):
+            case Held(absent=True, unreadable=msgspec.UNSET, content=msgspec.UNSET):
                 return Absent(key=key)
-            case _Held(absent=None, unreadable=str(reason), content=None, metadata=None):
+            case Held(absent=msgspec.UNSET, unreadable=str(reason), content=msgspec.UNSET):
                 return Unreadable(key=key, reason=short(reason))
-            case _Held(absent=None, unreadable=None, content=str(content)):
+            case Held(absent=msgspec.UNSET, unreadable=msgspec.UNSET, content=str(content)):
                 try:
-                    metadata = _metadata(line.metadata)
+                    metadata = metadata_of(line.metadata)
                 except NotCanonical as error:
                     return Unreadable(key=key, reason=f"its metadata {error}")
                 return Entry(key=key, content=content.encode(), metadata=metadata)
             case _:
-                raise self._unusable(_READ, f"a line of it is no entry: {key}")
+                raise _READ.unusable(f"a line of it is no entry: {key}")
 
     # Writing
 
@@ -539,7 +448,7 @@ class Batches:
         A request that is too large for somebody on the way goes in halves. One that the server
         puts off is sent again: its conditions make that harmless.
         """
-        head = _Writing(PROTOCOL, "write", normalisation.line_ends, len(part))
+        head = WriteHead(PROTOCOL, "write", normalisation.line_ends, len(part))
         body = b"".join((_encode(head), b"\n", *(line.raw for line in part)))
         sent = dict(headers)
         if not self._transport.local:
@@ -550,7 +459,9 @@ class Batches:
         most = _RECEIPT_BYTES * (len(part) + 2)
 
         def ask() -> Answer:
-            return self._transport.request("POST", _WRITE, body=body, headers=sent, lines=most)
+            return self._transport.request(
+                "POST", f"{PATH}/write", body=body, headers=sent, lines=most
+            )
 
         try:
             answer = self._transport.again(ask, put_off=True)
@@ -565,77 +476,68 @@ class Batches:
                 for outcome in self._exchange(half, headers, sending, normalisation)
             ]
         if answer.status != 200:
-            outcome = refused_by("POST", _WRITE, answer)
+            outcome = refused_by("POST", f"{PATH}/write", answer)
             if answer.status != 413:
                 sending.given_up = outcome.reason
             return [outcome] * len(part)
         try:
-            told = self._proved("POST", _WRITE, answer, "receipts", len(part)).lines
+            told = _WRITE.proved(answer, len(part)).lines
             if len(told) != len(part):
-                raise self._unusable(_WRITE, f"{len(told)} receipts for {len(part)} changes")
+                raise _WRITE.unusable(f"{len(told)} receipts for {len(part)} changes")
             return [self._outcome(line.change, raw) for line, raw in zip(part, told, strict=True)]
         except BackendError as error:
             return [Outcome("unknown", error.why.removesuffix("."), answered=False)] * len(part)
 
     def _outcome(self, change: Change, raw: bytes) -> Outcome:
-        """What a receipt of the server's says. Raises BackendError where it is of another change."""
-        line = self._decoded(_WRITE, _told, raw)
+        """What the server's receipt says. Raises BackendError where it is not of this change."""
+        line = _WRITE.decoded(_told, raw)
         if line.key != change.key:
-            raise self._unusable(_WRITE, f"a receipt of it is not for {change.key}")
+            raise _WRITE.unusable(f"a receipt of it is not for {change.key}")
         kept = short(line.kept)
-        match line:
-            case _Told(stored=State() as state, removed=None, drifted=msgspec.UNSET, failed=None):
+        match line.stored, line.removed, line.drifted, line.failed:
+            case State() as state, msgspec.UNSET, msgspec.UNSET, msgspec.UNSET:
                 if state == after_of(change):
                     return Outcome("confirmed", "the server confirmed the change", kept=kept)
-                return Outcome("unknown", "the server stored something else", kept=kept)
-            case _Told(stored=None, removed=True, drifted=msgspec.UNSET, failed=None):
+                return Outcome("unknown", "the server says that it stored another", kept=kept)
+            case msgspec.UNSET, True, msgspec.UNSET, msgspec.UNSET:
                 return Outcome("confirmed", "the server confirmed the removal", kept=kept)
-            case _Told(stored=None, removed=None, drifted=msgspec.UNSET, failed=str(reason)):
-                return Outcome("refused", f"the server says: {short(reason)}", kept=kept)
-            case _Told(stored=None, removed=None, failed=None) if line.drifted is not msgspec.UNSET:
+            case msgspec.UNSET, msgspec.UNSET, State() | None, msgspec.UNSET:
                 reason = "the server says that the entry is another one"
                 return Outcome("precondition", reason, kept=kept)
+            case msgspec.UNSET, msgspec.UNSET, msgspec.UNSET, str(reason):
+                return Outcome("refused", f"the server says: {short(reason)}", kept=kept)
             case _:
-                raise self._unusable(_WRITE, f"a receipt of it says nothing of {change.key}")
+                raise _WRITE.unusable(f"a receipt of it says nothing of {change.key}")
 
-    # What an answer must be
 
-    def _proved(self, method: str, path: str, answer: Answer, kind: str, most: int) -> _Lines:
-        """The lines of an answer that is whole, of this kind and at most so long."""
-        if answer.status != 200 or not answer.lines:
-            raise self._unusable(path, answer.cause, method)
-        raw = answer.lines
-        if raw.count(b"\n") > most + 2:
-            raise self._unusable(path, f"it has more than {most} lines", method)
-        start = raw.rfind(b"\n", 0, -1) + 1
-        try:
-            end = _end.decode(raw[start:])
-            lines = raw[:start].split(b"\n")[:-1]
-            head = _head.decode(lines[0]) if lines else None
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise self._unusable(path, f"it is cut, or no {PROTOCOL} ({error})", method) from None
-        if head is None or head.kind != kind or not raw.endswith(b"\n"):
-            raise self._unusable(path, "it is cut, or an answer to something else", method)
-        if end.digest != hashlib.sha256(memoryview(raw)[:start]).hexdigest():
-            raise self._unusable(path, "its digest is wrong", method)
-        if end.entries != len(lines) - 1:
-            raise self._unusable(path, f"{len(lines) - 1} lines of {end.entries} came", method)
-        return _Lines(head, lines[1:], end.next)
-
-    def _decoded(self, path: str, decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
-        try:
-            return decoder.decode(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise self._unusable(path, f"a line of it is not what it should be ({error})") from None
-
-    def _unusable(self, path: str, cause: str, method: str = "") -> BackendError:
-        """An answer that proves nothing: neither what is there nor what is not."""
-        verb = method or ("GET" if path == _SNAPSHOT else "POST")
-        return BackendError(
-            _UNLISTED if path == _SNAPSHOT else _UNREAD,
-            why=failure(verb, path, cause) + ".",
-            hint="Look at the server's log, and at what stands between here and the server.",
-        )
+def _listed_as(raw: bytes) -> EntryState | Unreadable:
+    """What a line of a snapshot says. Raises BackendError where it is none."""
+    line = _SNAPSHOT.decoded(_listed, raw)
+    if isinstance(line.unreadable, str):
+        # What can have no key has its name here, in which there may be backslashes.
+        plain = line.key.replace("\\", "")
+        if display_name(plain) != plain or len(plain) > _NAME_LENGTH:
+            raise _SNAPSHOT.unusable("it names what cannot be shown")
+        return Unreadable(key=line.key, reason=short(line.unreadable))
+    objection = _objection(line.key)
+    if objection:
+        raise _SNAPSHOT.unusable(f"it names an entry {short(line.key)}, and this key {objection}")
+    if (
+        not isinstance(line.content, str)
+        or not isinstance(line.metadata, str)
+        or not isinstance(line.bytes, int)
+        or line.bytes < 0
+    ):
+        raise _SNAPSHOT.unusable(f"a line of it is no entry: {line.key}")
+    try:
+        values = metadata_of(line.values)
+        digest = metadata_digest(values)
+    except NotCanonical as error:
+        return Unreadable(key=line.key, reason=f"its metadata {error}")
+    if digest != line.metadata:
+        raise _SNAPSHOT.unusable(f"the digest of the metadata is wrong: {line.key}")
+    state = State(content=line.content, metadata=digest, bytes=line.bytes)
+    return EntryState(key=line.key, state=state, metadata=values, note=line.note)
 
 
 def _objection(key: str) -> str:
@@ -645,19 +547,6 @@ def _objection(key: str) -> str:
     except InvalidKey as error:
         return str(error)
     return ""
-
-
-def _shown(key: str) -> str:
-    """A name that is no key, as nothing that is a key looks."""
-    shown = display_name(key)
-    return shown if shown != key else f"\\{key}"
-
-
-def _metadata(raw: msgspec.Raw | None) -> Metadata:
-    """Metadata as strictly as everywhere. Raises NotCanonical."""
-    text = bytes(raw) if raw is not None else b""
-    found = decode_plain(text)
-    return found if found is not None else decode_object(text.decode())
 
 
 def _unknown(change: Change, outcome: Outcome, error: Exception, sending: Sending) -> Receipt:
