@@ -64,6 +64,7 @@ OPENAPI = Path(__file__).with_name("openapi.json")
 MAX_LOCK_BODY = 4096
 MAX_HOLDER = 200
 TOO_LARGE = 413
+UNPROCESSABLE = 422
 PRECONDITION_REQUIRED = 428
 
 _ZERO = re.compile(r"[ \t]*[qQ]=0(\.0{0,3})?[ \t]*")
@@ -594,6 +595,8 @@ def _fitting(call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
     try:
         return call(*args, **named)
     except protocol.Unfit as error:
+        if error.status == UNPROCESSABLE:
+            raise _unprocessable("value_error", ["body"], str(error)) from None
         raise HTTPException(error.status, str(error)) from None
 
 
@@ -687,7 +690,7 @@ def _missing(place: str, name: str) -> HTTPException:
 
 
 def _unprocessable(kind: str, place: list[str], text: str) -> HTTPException:
-    return HTTPException(422, [{"type": kind, "loc": place, "msg": text}])  # type: ignore[arg-type]
+    return HTTPException(UNPROCESSABLE, [{"type": kind, "loc": place, "msg": text}])  # type: ignore[arg-type]
 
 
 def _tree_answer(prefix: str, items: dict[str, Any], error: str | None) -> dict[str, Any]:
