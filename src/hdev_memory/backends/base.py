@@ -41,6 +41,7 @@ from hdev_memory.core.entry import (
     Unreadable,
     Value,
 )
+from hdev_memory.core.stretch import Stretch
 from hdev_memory.errors import UsageError
 
 if TYPE_CHECKING:
@@ -344,13 +345,17 @@ class Reader(Protocol):
 
 
 @runtime_checkable
-class Abreast(Protocol):
-    """What a reader has besides where a long snapshot can be read while its consumer works."""
+class Stretched(Protocol):
+    """What a reader has besides that can hand out many states at once."""
 
-    def snapshot_abreast(
-        self, scope: Scope, normalisation: Normalisation
-    ) -> Iterator[EntryState | Unreadable]:
-        """As `snapshot`. Not for a process with threads that hash; to be closed when left early."""
+    def stretches(
+        self, scope: Scope, normalisation: Normalisation, *, aside: bool = False
+    ) -> Iterator[Stretch | Unreadable]:
+        """As `snapshot`; to be closed when it is left early.
+
+        `aside` lets it be read while its consumer works. It may then fork, so it is not for a
+        process with threads that hash.
+        """
         ...
 
 
