@@ -99,6 +99,8 @@ class Where:
     parallelism     connections to one server; None leaves it to the backend
     durability      `none` gives up the syncing of a folder's files, for targets to be thrown away
     insecure_http   allow a key to travel over plain http to another machine
+    index      a folder in which `stretches` and `tagged` of a `filesystem` may keep what they have
+               read for the next time; nothing else of a backend relies on it
     """
 
     kind: str
@@ -109,6 +111,7 @@ class Where:
     parallelism: int | None = None
     durability: Literal["full", "none"] = "full"
     insecure_http: bool = False
+    index: str | None = None
 
 
 class Scope:

@@ -46,6 +46,7 @@ from hdev_memory.backends.filesystem_files import (
 )
 from hdev_memory.backends.filesystem_stretch import LONGEST, Read, StretchReader
 from hdev_memory.backends.filesystem_write import Batch, read_parts, tidy
+from hdev_memory.backends.statcache import StatCache, identity
 from hdev_memory.core.digest import NotCanonical, decode_object
 from hdev_memory.core.entry import (
     MAX_KEY_BYTES,
@@ -83,6 +84,9 @@ CAPABILITIES = Capabilities(
 _EXCHANGING = frozenset({"bcachefs", "btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
 """Filesystems of Linux that are known to exchange names; a store is tried out when it is held."""
 
+_LOCAL = _EXCHANGING | {"ext2", "ext3", "zfs"}
+"""Filesystems whose stats tell of a change at once, by the clock of this machine."""
+
 _ENTRY, _DOWN, _REPORT = range(3)
 """An entry, a folder, and what can only be reported."""
 
@@ -106,11 +110,16 @@ class FilesystemBackend(Closing):
 
     batch = 2048
 
-    def __init__(self, location: str, *, must_exist: bool, sync: bool = True) -> None:
+    def __init__(
+        self, location: str, *, must_exist: bool, sync: bool = True, index: str | None = None
+    ) -> None:
         """Raises StoreError when the folder is missing (for a source), is none, or is closed to us.
 
-        `sync=False` gives up durability, for targets that may be thrown away.
+        `sync=False` gives up durability, for targets that may be thrown away. `index` is a folder,
+        made when it is missing, in which `stretches` and `tagged` keep what they have read for the
+        next time (see `statcache`); it may be the store itself. Nothing else here relies on that.
         """
+        self._index = Path(index) if index is not None else None
         self._path = Path(location)
         self._root: int | None = None
         self._sync = sync
@@ -190,7 +199,7 @@ class FilesystemBackend(Closing):
     def stretches(
         self, scope: Scope, normalisation: Normalisation, *, aside: bool = False
     ) -> Iterator[Stretch | Unreadable]:
-        found = self._stretches(scope, StretchReader(normalisation))
+        found = self._stretches(scope, normalisation, indexed=True)
         return abreast(found, self._learnt, self._adopt) if aside else found
 
     def _learnt(self) -> Aside:
@@ -203,22 +212,59 @@ class FilesystemBackend(Closing):
     def snapshot(
         self, scope: Scope, normalisation: Normalisation
     ) -> Generator[EntryState | Unreadable, None, None]:
-        for found in self._stretches(scope, StretchReader(normalisation)):
+        for found in self._stretches(scope, normalisation):
             if isinstance(found, Stretch):
                 yield from found.entries()
             else:
                 yield found
 
+    def tagged(
+        self, scope: Scope, normalisation: Normalisation
+    ) -> Iterator[tuple[EntryState, str] | Unreadable]:
+        for found in self._stretches(scope, normalisation, indexed=True, tagged=True):
+            if isinstance(found, Stretch):
+                yield from found.tagged()
+            else:
+                yield found
+
     def _stretches(
-        self, scope: Scope, reader: StretchReader
+        self,
+        scope: Scope,
+        normalisation: Normalisation,
+        *,
+        indexed: bool = False,
+        tagged: bool = False,
     ) -> Generator[Stretch | Unreadable, None, None]:
         self._missing = None
-        for folder, prefix, group in self._walk(scope):
-            if isinstance(group, Unreadable):
-                yield group
-                continue
-            for found in reader.read(folder, prefix, group.names, group.listed, {}):
-                yield found.stretch if isinstance(found, Read) else found
+        cache = self._statcache(scope, normalisation, tagged=tagged) if indexed else None
+        reader = StretchReader(normalisation, statted=cache is not None, tagged=tagged)
+        try:
+            for folder, prefix, group in self._walk(scope):
+                if isinstance(group, Unreadable):
+                    yield group
+                    continue
+                found = (
+                    cache.read(reader, folder, prefix, group.names, group.listed)
+                    if cache is not None
+                    else reader.read(folder, prefix, group.names, group.listed, {})
+                )
+                for item in found:
+                    yield item.stretch if isinstance(item, Read) else item
+            if cache is not None:
+                cache.complete()
+        finally:
+            if cache is not None:
+                cache.close()
+
+    def _statcache(
+        self, scope: Scope, normalisation: Normalisation, *, tagged: bool
+    ) -> StatCache | None:
+        # Elsewhere stats may come late, or by another machine's clock.
+        if self._index is None or self._root is None or _filesystem(self._path) not in _LOCAL:
+            return None
+        root = os.fstat(self._root)
+        name = identity(self._path, root, scope, normalisation, tagged=tagged)
+        return StatCache(self._index, root.st_dev, name)
 
     def _walk(self, scope: Scope) -> Iterator[tuple[int, str, _Entries | Unreadable]]:
         """(folder handle, prefix, what stands there) for everything, sorted by key.
@@ -588,13 +634,16 @@ def _locker(inode: int) -> int | None:
 
 def _seems_to_exchange(path: Path) -> bool:
     """What the kind of filesystem says of exchanging names, without writing anything."""
-    if sys.platform == "darwin":
-        return True
+    return sys.platform == "darwin" or _filesystem(path) in _EXCHANGING
+
+
+def _filesystem(path: Path) -> str:
+    """The kind of filesystem that a path lies on; empty where the system does not tell."""
     place = os.path.realpath(path)
     try:
         mounts = Path("/proc/self/mountinfo").read_text()
     except OSError:
-        return False
+        return ""
     kinds = {"": ""}
     for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
@@ -602,4 +651,4 @@ def _seems_to_exchange(path: Path) -> bool:
         point = left.split()[4].encode().decode("unicode_escape")
         if place == point or place.startswith(point.rstrip("/") + "/"):
             kinds[point] = right.split()[0]
-    return kinds[max(kinds, key=len)] in _EXCHANGING
+    return kinds[max(kinds, key=len)]

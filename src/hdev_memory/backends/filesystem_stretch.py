@@ -56,6 +56,7 @@ Stats = tuple[int, int, int, int, int, int, int, int]
 
 
 _UNSETTLED = (0, 0, 0, 0, 0, 0, 0, 0)
+_GONE = (-1, -1, -1, -1, -1, -1, -1, -1)
 
 
 class Known(NamedTuple):
@@ -77,14 +78,14 @@ class Read(NamedTuple):
 
 
 def look(folder: int, names: Iterable[str]) -> list[Stats]:
-    """The stats of these entries, as they are now; all 0 where there are none."""
+    """The stats of these entries, as they are now; all -1 where there are none."""
     found: list[Stats] = []
     for name in names:
         try:
             one = os.stat(name + CONTENT, dir_fd=folder, follow_symlinks=False)
             two = os.stat(name + METADATA, dir_fd=folder, follow_symlinks=False)
         except OSError:
-            found.append(_UNSETTLED)
+            found.append(_GONE)
         else:
             found.append(_numbers(one, two))
     return found

@@ -16,6 +16,7 @@ _encode = msgspec.json.Encoder().encode
 read_line = msgspec.json.Decoder[tuple[str, State]](tuple[str, State]).decode
 """The key and the state in a `state_line`."""
 
+_states = msgspec.json.Decoder[list[tuple[str, State]]](list[tuple[str, State]])
 _objects = msgspec.json.Decoder[list[Metadata]](list[Metadata])
 
 
@@ -42,9 +43,9 @@ class Stretch(Value, frozen=True):
 
     def entries(self) -> Iterator[EntryState]:
         """The states one by one."""
+        states = _states.decode(b"[" + self.lines[:-1].replace(b"\n", b",") + b"]")
         objects = _objects.decode(self.metadata)
-        for line, metadata in zip(self.lines.splitlines(), objects, strict=True):
-            key, state = read_line(line)
+        for (key, state), metadata in zip(states, objects, strict=True):
             yield EntryState(key=key, state=state, metadata=metadata, note=self.notes.get(key, ""))
 
     def tagged(self) -> Iterator[tuple[EntryState, str]]:
