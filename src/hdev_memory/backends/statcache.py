@@ -185,20 +185,20 @@ class StatCache:
             descriptor = os.open(self._folder / self._name, flags)
         except OSError:
             return
-        file = open(descriptor, "rb", buffering=_BUFFER_BYTES)  # noqa: SIM115 - `close` ends it
         status = os.fstat(descriptor)
-        ours = (
-            stat.S_ISREG(status.st_mode)
-            and status.st_uid == os.geteuid()
-            and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        )
-        try:
-            if ours and file.read(len(self._header)) == self._header:
+        if (
+            not stat.S_ISREG(status.st_mode)
+            or status.st_uid != os.geteuid()
+            or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        ):
+            os.close(descriptor)
+            return
+        file = open(descriptor, "rb", buffering=_BUFFER_BYTES)  # noqa: SIM115 - `close` ends it
+        with contextlib.suppress(OSError):
+            if file.read(len(self._header)) == self._header:
                 self._old, self._at = file, len(self._header)
-        except OSError:
-            pass
-        if self._old is None:
-            file.close()
+                return
+        file.close()
 
     def _near(self, first: str, last: str) -> list[_Old]:
         """The parts of the file that hold keys between these two."""
