@@ -176,7 +176,9 @@ def memory_server(
             shown = storage_path
             try:
                 root.mkdir(parents=True, exist_ok=True)
-                store = stack.enter_context(FilesystemBackend(str(root), must_exist=True))
+                store = stack.enter_context(
+                    FilesystemBackend(str(root), must_exist=True, index=str(root))
+                )
                 # Before anything of an earlier server is touched: it may still be running.
                 stack.enter_context(store.hold(f"hdev memory-server, process {os.getpid()}"))
                 identity = store_identity(root)
