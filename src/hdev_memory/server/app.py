@@ -130,7 +130,7 @@ def create_app(
     access = Access(api_key, read_only_api_key, keys_file, clock, now, metrics.wrong_key)
     lock = LeaseLock(clock, fences if fences is not None else Fences())
     store = Store(backend, lock, journal, log, metrics)
-    readiness = Readiness(store)
+    readiness = Readiness(store, limits.ready_seconds)
     server = _Server(
         store,
         store_id,
