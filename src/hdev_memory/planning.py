@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+from hdev_memory.backends import postgres_url
 from hdev_memory.backends.base import Abreast, Endpoint, Reader, Scope
 from hdev_memory.core import events
 from hdev_memory.core.diff import AnyAction, Observed, Rules, TargetOnly, Unchanged, diff
@@ -79,8 +80,8 @@ def plan(
         options=options,
         normalisation=normalisation,
     )
-    ours = _Counted("source", emit)
-    theirs = _Counted("target", emit)
+    ours = _Counted("source", source, emit)
+    theirs = _Counted("target", target, emit)
     collector = _Collector(normalisation, request.elsewhere)
     watch = Watch([request.judge] if request.judge is not None else [])
 
@@ -182,26 +183,44 @@ class _Collector:
 class _Counted:
     """Tells how far a snapshot is."""
 
-    def __init__(self, side: Literal["source", "target"], emit: events.Emit) -> None:
+    def __init__(
+        self, side: Literal["source", "target"], reader: Reader, emit: events.Emit
+    ) -> None:
         self._side = side
+        self._reader = reader
         self._emit = emit
+        self._bytes = 0
         self.entries = 0
 
     def counted(self, snapshot: Iterator[Observed]) -> Generator[Observed, None, None]:
-        """The same items; closing this closes the snapshot."""
-        size = 0
+        """The same items; closing this closes the snapshot. How far it came is told however it
+        ends."""
+        ended = False
+        self._tell(ended=False)
         try:
             for item in snapshot:
                 self.entries += 1
                 if isinstance(item, EntryState):
-                    size += item.state.bytes
+                    self._bytes += item.state.bytes
                 if self.entries % _EVERY == 0:
-                    self._emit(events.Looked(side=self._side, entries=self.entries, bytes=size))
+                    self._tell(ended=False)
                 yield item
+            ended = True
         finally:
             if isinstance(snapshot, Generator):
                 snapshot.close()
-        self._emit(events.Looked(side=self._side, entries=self.entries, bytes=size))
+            self._tell(ended=ended)
+
+    def _tell(self, *, ended: bool) -> None:
+        self._emit(
+            events.Looked(
+                side=self._side,
+                entries=self.entries,
+                bytes=self._bytes,
+                expected=self._reader.expected,
+                ended=ended,
+            )
+        )
 
 
 def _end(reader: Reader, label: str, home: str) -> End:
@@ -218,7 +237,7 @@ def _end(reader: Reader, label: str, home: str) -> End:
 def portable(endpoint: Endpoint, home: str) -> str:
     """The location as a plan records it: the home folder as `~`."""
     location = endpoint.location
-    if endpoint.kind == "filesystem" and home not in ("", "/"):
+    if endpoint.kind in ("filesystem", "sqlite") and home not in ("", "/"):
         if location == home:
             return "~"
         if location.startswith(home.rstrip("/") + "/"):
@@ -238,7 +257,7 @@ def refuse_same_store(source: Reader, target: Reader) -> None:
         first, second = os.path.realpath(one.location), os.path.realpath(other.location)
         if os.path.commonpath([first, second]) in (first, second):
             raise StoreError(what, why=f"{first} and {second}.", hint=hint)
-    elif one.kind == other.kind and _address(one) == _address(other):
+    elif same_place(one, other):
         raise StoreError(what, why=f"Both are {one.location}.", hint=hint)
     for here, there in ((source, other), (target, one)):
         if there.store is not None and there.store in _stores(here):
@@ -253,6 +272,13 @@ def same_place(one: Endpoint, other: Endpoint) -> bool:
     """Whether two endpoints are one; a server is known by its address only."""
     if one.kind == other.kind == "filesystem":
         return os.path.realpath(one.location) == os.path.realpath(other.location)
+    if one.kind == other.kind == "sqlite":
+        try:
+            return os.path.samefile(one.location, other.location)  # also by another name of it
+        except OSError:
+            return os.path.realpath(one.location) == os.path.realpath(other.location)
+    if one.kind == other.kind == "postgres":
+        return postgres_url.parse(one.location).place == postgres_url.parse(other.location).place
     return one.kind == other.kind and _address(one) == _address(other)
 
 
