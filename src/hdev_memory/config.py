@@ -875,6 +875,33 @@ def place_of(text: str, settings: Settings) -> tuple[str, str]:
     return place.kind, place.location
 
 
+def storage_of(
+    text: str, environ: Mapping[str, str], cwd: Path, home: Path
+) -> tuple[Where, tuple[str, ...]]:
+    """What a server is to serve: `PATH`, `filesystem:PATH`, `sqlite:PATH`, a URL of PostgreSQL or
+    `ephemeral`; and what to warn of. Raises UsageError, and ConfigError for a password."""
+    settings = Settings({}, {}, None, cwd, home, environ)
+    kind = text.partition(":")[0]
+    kinds = ("filesystem", "sqlite", "ephemeral", *postgres_url.SCHEMES)
+    if kind in ("http", "https"):
+        raise UsageError(
+            "A server does not serve another server.",
+            hint="Give a folder, sqlite:PATH or postgres://HOST/DATABASE with --storage.",
+        )
+    place = _split_endpoint(text if kind in kinds else f"filesystem:{text}", settings, frozenset())
+    keys: dict[str, Secret | None] = {"storage": place.password}
+    warnings: list[str] = []
+    if place.kind == "postgres":
+        variable = "HDEV_MEMORY_POSTGRES_PASSWORD"
+        if (found := environ_key(environ, variable)) is not None:
+            settings.values["postgres.password"] = Value(
+                _key(found.value, found.origin), found.origin
+            )
+        _database_passwords({"storage": place}, keys, settings, warnings)
+    where = Where(place.kind, place.location, key=keys["storage"], user=place.user)
+    return where, tuple(warnings)
+
+
 def label_of(kind: str, location: str) -> str:
     """What a place is called that is no environment."""
     return _label(_Place(kind, location))
