@@ -40,10 +40,12 @@ from hdev_memory.core.entry import (
     Absent,
     Entry,
     EntryState,
+    InvalidKey,
     Metadata,
     Normalisation,
     State,
     Unreadable,
+    check_key,
     tag_of,
 )
 from hdev_memory.errors import BackendError, StoreError
@@ -233,7 +235,8 @@ class Store:
         for found in self._tagged(normalisation, after):
             key = found.key if isinstance(found, Unreadable) else found[0].key
             stripe = _stripe(key)
-            if before[stripe] % 2 == 0 and self._writes[stripe] == before[stripe]:
+            still = before[stripe] % 2 == 0 and self._writes[stripe] == before[stripe]
+            if still or not _is_key(key):
                 yield found
                 continue
             entry = self._read_alone(key)
@@ -499,6 +502,15 @@ class Store:
         if self.log is not None and isinstance(self.backend, Transactional):
             return self.backend.transaction()
         return contextlib.nullcontext()
+
+
+def _is_key(name: str) -> bool:
+    """Whether it is a key, and not only the name under which something unreadable is shown."""
+    try:
+        check_key(name)
+    except InvalidKey:
+        return False
+    return True
 
 
 def _looked_at(each: _Write | _Batch) -> Sequence[str]:
