@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+from tests.backends.classic import Classic
 from tests.conftest import put_entry
 from tests.emulation.existing_server import ExistingServer
 
@@ -20,7 +21,14 @@ from hdev_memory.server.app import create_app
 from hdev_memory.server.run import serve_in_thread
 
 KEY = "contract-key"
-KINDS = ("ephemeral", "filesystem", "http-ephemeral", "http-filesystem", "http-existing")
+KINDS = (
+    "ephemeral",
+    "filesystem",
+    "http-ephemeral",
+    "http-filesystem",
+    "http-filesystem-classic",
+    "http-existing",
+)
 
 
 class Reopened(EphemeralBackend):
@@ -71,7 +79,8 @@ def store(kind: str, root: Path) -> Iterator[tuple[Callable[[], Backend], Faults
             url = stack.enter_context(ExistingServer(root, KEY)).url
         elif kind.startswith("http"):
             app = create_app(inner, store_id="contract", api_key=Secret(KEY))
-            url = stack.enter_context(serve_in_thread(app))
+            served = Classic(app) if kind.endswith("-classic") else app
+            url = stack.enter_context(serve_in_thread(served))
 
         def opened() -> Backend:
             if kind.startswith("http"):

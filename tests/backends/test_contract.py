@@ -19,6 +19,7 @@ BY_KIND = {
     "filesystem": {"entry-limit"},
     "http-ephemeral": {"unreadable", "vanished"},
     "http-filesystem": set(),
+    "http-filesystem-classic": set(),
     "http-existing": {
         "names-with-dots",
         "entry-beside-folder",
