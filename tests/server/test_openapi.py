@@ -21,9 +21,9 @@ from hdev_memory.server.app import OPENAPI, create_app
 
 DOCUMENT = json.loads(OPENAPI.read_text())
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+ROLES = ("read", "write", "audit", "metrics")
+NO_ROLE = {"openapi", "docs", "alive", "ready", "health"}
 NDJSON = "application/x-ndjson"
-ROLES = ("read", "write", "audit")
-NO_ROLE = {"openapi", "health"}
 CHECKS = [
     checks.not_a_server_error,
     checks.status_code_conformance,

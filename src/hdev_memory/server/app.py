@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import re
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from hdev_memory import __version__
 from hdev_memory.backends.base import Backend, Put, Secret
@@ -45,6 +47,7 @@ from hdev_memory.server.conditions import (
     etag_of,
     parse,
 )
+from hdev_memory.server.deadlines import Connections
 from hdev_memory.server.journal import Journal
 from hdev_memory.server.keysfile import Role
 from hdev_memory.server.lease import (
@@ -57,6 +60,9 @@ from hdev_memory.server.lease import (
     Superseded,
 )
 from hdev_memory.server.limits import DEFAULT, Limits
+from hdev_memory.server.metrics import Metrics
+from hdev_memory.server.observe import Observed
+from hdev_memory.server.operating import Operating, Readiness
 from hdev_memory.server.protocol import Wanted
 from hdev_memory.server.store import Refused, Store, listing, search, tree
 
@@ -71,7 +77,6 @@ _ZERO = re.compile(r"[ \t]*[qQ]=0(\.0{0,3})?[ \t]*")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _PLAN = re.compile("sha256:[0-9a-f]{64}")
 _RUN = re.compile("[0-9A-Za-z._-]{1,64}")
-_REQUEST_ID = re.compile("[!-~]{1,128}")
 
 log = logging.getLogger("hdev_memory.server")
 
@@ -91,6 +96,10 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _new_id() -> str:
+    return secrets.token_hex(16)
+
+
 def create_app(
     backend: Backend,
     *,
@@ -105,28 +114,39 @@ def create_app(
     fences: Fences | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = _now,
+    metrics: Metrics | None = None,
+    new_id: Callable[[], str] = _new_id,
 ) -> Starlette:
     """The server as an ASGI app; without any key every request is allowed.
 
     `clock` gives seconds for the ends of leases, and for looking at the keys file again; `now` is
     the time that keys expire by. Without a journal a kill may leave an entry half written; without
     a log nobody can tell later who wrote what; without a file behind `fences` they begin anew with
-    each app. `state.access` of the app is who may do what. Raises ConfigError for a keys file that
-    cannot be used.
+    each app. `new_id` makes an id for a request that brings none. `state.access` of the app is
+    who may do what; `state.readiness` and `state.connections` are what `run` tells of. Raises
+    ConfigError for a keys file that cannot be used.
     """
-    access = Access(api_key, read_only_api_key, keys_file, clock, now)
+    metrics = metrics if metrics is not None else Metrics()
+    access = Access(api_key, read_only_api_key, keys_file, clock, now, metrics.wrong_key)
     lock = LeaseLock(clock, fences if fences is not None else Fences())
+    store = Store(backend, lock, journal, log, metrics)
+    readiness = Readiness(store)
     server = _Server(
-        Store(backend, lock, journal, log),
+        store,
         store_id,
         access,
         limits,
         require_preconditions=require_preconditions,
         now=now,
     )
-    app = Starlette(
+    operating = Operating(readiness, metrics)
+    app = _App(
         routes=[
             _route("/openapi.json", GET=server.openapi),
+            _route("/docs", GET=server.docs),
+            _route("/healthz", GET=operating.alive),
+            _route("/readyz", GET=operating.ready),
+            _route("/metrics", GET=server.guarded(operating.metrics, "metrics")),
             _route("/api/health", GET=server.health),
             _route("/api/memory/tree", GET=server.guarded(server.tree)),
             _route("/api/memory/search", GET=server.guarded(server.search)),
@@ -157,10 +177,24 @@ def create_app(
             PreconditionFailed: _precondition,
             Superseded: _superseded,
             ClientDisconnect: _gone,
+            Exception: _unexpected,
         },
     )
     app.state.access = access
+    app.state.readiness = readiness
+    app.state.metrics = metrics
+    app.state.new_id = new_id
+    app.state.connections = Connections(metrics, limits)
     return app
+
+
+class _App(Starlette):
+    """Starlette, observed from outside of all that it does itself."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        state = self.state
+        inner = super().build_middleware_stack()
+        return Observed(inner, state.metrics, state.connections, state.new_id)
 
 
 def _route(path: str, **handlers: Handler) -> Route:
@@ -181,6 +215,10 @@ async def _detail(request: Request, error: Exception) -> Response:
 async def _broken(request: Request, error: Exception) -> Response:
     log.error("%s", error)
     return answer({"detail": "The store cannot be read"}, 500)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return answer({"detail": "The server failed"}, 500)  # and the error goes on, into the log
 
 
 async def _precondition(request: Request, error: Exception) -> Response:
@@ -243,6 +281,13 @@ class _Server:
 
     async def openapi(self, request: Request) -> Response:
         return Response(self._openapi, media_type="application/json")
+
+    async def docs(self, request: Request) -> Response:
+        from hdev_memory.server import docs  # jinja2, which nothing else here needs
+
+        page, policy = docs.page(self._openapi)
+        headers = {"Content-Security-Policy": policy}
+        return Response(page, headers=headers, media_type="text/html")
 
     async def health(self, request: Request) -> Response:
         backend = self._store.backend
@@ -568,11 +613,7 @@ def _fence(request: Request) -> int | None:
 
 
 def _author(request: Request) -> Author:
-    """Who writes, and what they say that it belongs to. Raises HTTPException 400.
-
-    The id of a request comes from clients and proxies that know nothing of us: one that is of no
-    use here is left out.
-    """
+    """Who writes, and what they say that it belongs to. Raises HTTPException 400."""
     client: Client = request.state.client
     headers = request.headers
     plan, run = headers.get("hdev-plan", ""), headers.get("hdev-run", "")
@@ -580,13 +621,12 @@ def _author(request: Request) -> Author:
         raise HTTPException(400, "Hdev-Plan is no plan id")
     if run and not _RUN.fullmatch(run):
         raise HTTPException(400, "Hdev-Run is no name of a run")
-    request_id = headers.get("x-request-id", "")
     return Author(
         by=client.name,
         role="write",
         plan=plan,
         run=run,
-        request=request_id if _REQUEST_ID.fullmatch(request_id) else "",
+        request=request.state.request_id,
     )
 
 

@@ -49,6 +49,7 @@ from hdev_memory.server.audit import Author, ServerLog
 from hdev_memory.server.conditions import NONE, Conditions, PreconditionFailed, etag
 from hdev_memory.server.journal import RUN, Journal
 from hdev_memory.server.lease import LeaseLock, Superseded
+from hdev_memory.server.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -168,6 +169,7 @@ class Store:
         lock: LeaseLock,
         journal: Journal | None = None,
         log: ServerLog | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.backend = backend
         self.lock = lock
@@ -175,6 +177,7 @@ class Store:
         self.about: int | None = None
         """How many entries the last whole snapshot had."""
         self._journal = journal
+        self._metrics = metrics
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._waiting: deque[_Write] = deque()
         self._batches: deque[_Batch] = deque()
@@ -193,14 +196,28 @@ class Store:
         """The same for each of these keys, in order, one after another as they are taken."""
         self._require()
         before = [self._writes[_stripe(key)] for key in keys]
-        for key, count, found in zip(keys, before, self.backend.read(keys), strict=True):
-            if count % 2 == 0 and self._writes[_stripe(key)] == count:
-                yield found
-            else:
-                yield self._read_alone(key)
+        given = 0
+        try:
+            for key, count, found in zip(keys, before, self.backend.read(keys), strict=True):
+                if count % 2 == 0 and self._writes[_stripe(key)] == count:
+                    whole = found
+                else:
+                    whole = self._read_alone(key)
+                given += isinstance(whole, Entry)
+                yield whole
+        finally:
+            if self._metrics is not None:
+                self._metrics.read(given)
 
     def _read_alone(self, key: str) -> Entry | Absent | Unreadable:
         return self.exclusively(lambda: next(iter(self.backend.read([key])))).result()
+
+    @property
+    def writable(self) -> bool:
+        """Whether a write would be tried: nothing that it needs has failed for good."""
+        if self.log is not None and self.log.broken:
+            return False
+        return self._journal is None or not self._journal.unwritable
 
     def tagged(
         self, normalisation: Normalisation, after: str | None = None
@@ -465,9 +482,12 @@ class Store:
     def _recorded(
         self, changes: list[Change], authors: Mapping[str, Author], session: Session
     ) -> Sequence[Receipt]:
+        begin = time.perf_counter()
         receipts = self.backend.write(changes, NORMAL, session)
         if self.log is not None:
             self.log.record(changes, receipts, authors)
+        if self._metrics is not None:
+            self._metrics.committed(changes, receipts, time.perf_counter() - begin)
         return receipts
 
 
