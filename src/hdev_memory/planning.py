@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+from hdev_memory.backends import postgres_url
 from hdev_memory.backends.base import Abreast, Endpoint, Reader, Scope
 from hdev_memory.core import events
 from hdev_memory.core.diff import AnyAction, Observed, Rules, TargetOnly, Unchanged, diff
@@ -236,7 +237,7 @@ def _end(reader: Reader, label: str, home: str) -> End:
 def portable(endpoint: Endpoint, home: str) -> str:
     """The location as a plan records it: the home folder as `~`."""
     location = endpoint.location
-    if endpoint.kind == "filesystem" and home not in ("", "/"):
+    if endpoint.kind in ("filesystem", "sqlite") and home not in ("", "/"):
         if location == home:
             return "~"
         if location.startswith(home.rstrip("/") + "/"):
@@ -256,7 +257,7 @@ def refuse_same_store(source: Reader, target: Reader) -> None:
         first, second = os.path.realpath(one.location), os.path.realpath(other.location)
         if os.path.commonpath([first, second]) in (first, second):
             raise StoreError(what, why=f"{first} and {second}.", hint=hint)
-    elif one.kind == other.kind and _address(one) == _address(other):
+    elif same_place(one, other):
         raise StoreError(what, why=f"Both are {one.location}.", hint=hint)
     for here, there in ((source, other), (target, one)):
         if there.store is not None and there.store in _stores(here):
@@ -271,6 +272,13 @@ def same_place(one: Endpoint, other: Endpoint) -> bool:
     """Whether two endpoints are one; a server is known by its address only."""
     if one.kind == other.kind == "filesystem":
         return os.path.realpath(one.location) == os.path.realpath(other.location)
+    if one.kind == other.kind == "sqlite":
+        try:
+            return os.path.samefile(one.location, other.location)  # also by another name of it
+        except OSError:
+            return os.path.realpath(one.location) == os.path.realpath(other.location)
+    if one.kind == other.kind == "postgres":
+        return postgres_url.parse(one.location).place == postgres_url.parse(other.location).place
     return one.kind == other.kind and _address(one) == _address(other)
 
 
