@@ -10,6 +10,7 @@ from tests.conftest import put_entry
 from tests.processes import MemoryServer
 from tests.survival.wire import Wire
 
+from hdev_memory.backends import http_batches
 from hdev_memory.backends.base import EVERYTHING, Secret, Where
 from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.backends.http import HttpBackend
@@ -17,8 +18,11 @@ from hdev_memory.core.entry import Normalisation
 
 KEY = "key-of-what-is-cut"
 NORMAL = Normalisation()
-OLD, NEW, GONE = 200, 1000, 100
+OLD, NEW, GONE = 20, 60, 10
 """Entries that are overwritten, created and deleted."""
+
+TOGETHER = 32
+"""Entries in one request here, so that few of them are several requests."""
 
 
 @pytest.fixture
@@ -32,6 +36,7 @@ def work(home, monkeypatch):
     for number in range(GONE):
         put_entry(work / "store", f"gone/{number}", "to be deleted")
     monkeypatch.setenv("HDEV_MEMORY_HTTP_API_KEY", KEY)
+    monkeypatch.setattr(http_batches, "_REQUEST_ENTRIES", TOGETHER)
     return work
 
 
@@ -71,15 +76,16 @@ def each_is_known(work, before, after, url, said):
     assert len(done) + counts["failed"] + counts["left"] == OLD + NEW + GONE
 
 
-def resumed(hdev, work, url, after):
-    """Apply once more, over a wire that holds."""
+def resumed(hdev, url, after):
+    """Apply once more, over a wire that holds; the lock of a client that was cut off is broken."""
+    assert hdev("lock", "release", url).status == 0
     done = hdev("apply", "p", "--target-url", url)
     assert done.status == 0, done.err
     with HttpBackend(Where("http", url, key=Secret(KEY))) as target:
         assert states(target) == after
 
 
-CUTS = [("up", 0), ("up", 4_000), ("down", 0), ("down", 300)]
+CUTS = [("up", 0), ("up", 2_000), ("down", 0), ("down", 400)]
 
 
 @pytest.mark.parametrize(("direction", "bytes_more"), CUTS)
@@ -91,10 +97,10 @@ def test_a_connection_that_ends_in_a_batch_is_settled_by_reading(hdev, work, dir
 
             assert wire.cut.is_set()
         each_is_known(work, before, after, server.url, said)
-        resumed(hdev, work, server.url, after)
+        resumed(hdev, server.url, after)
 
 
-@pytest.mark.parametrize(("direction", "bytes_more"), CUTS)
+@pytest.mark.parametrize(("direction", "bytes_more"), CUTS[1:3])
 def test_a_server_that_is_out_of_reach_from_there_on_leaves_a_run_to_resume(
     hdev, work, direction, bytes_more
 ):
@@ -110,10 +116,10 @@ def test_a_server_that_is_out_of_reach_from_there_on_leaves_a_run_to_resume(
             assert wire.cut.is_set()
         assert said.status == 4
         each_is_known(work, before, after, server.url, said)
-        resumed(hdev, work, server.url, after)
+        resumed(hdev, server.url, after)
 
 
-@pytest.mark.parametrize(("direction", "bytes_more"), CUTS)
+@pytest.mark.parametrize(("direction", "bytes_more"), CUTS[1:3])
 def test_a_server_that_is_killed_in_a_batch_leaves_a_run_to_resume(
     hdev, work, direction, bytes_more
 ):
@@ -132,4 +138,4 @@ def test_a_server_that_is_killed_in_a_batch_leaves_a_run_to_resume(
     assert said.status == 4
     with MemoryServer(work / "store", KEY) as second:
         each_is_known(work, before, after, second.url, said)
-        resumed(hdev, work, second.url, after)
+        resumed(hdev, second.url, after)
