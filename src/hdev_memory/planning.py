@@ -79,8 +79,8 @@ def plan(
         options=options,
         normalisation=normalisation,
     )
-    ours = _Counted("source", emit)
-    theirs = _Counted("target", emit)
+    ours = _Counted("source", source, emit)
+    theirs = _Counted("target", target, emit)
     collector = _Collector(normalisation, request.elsewhere)
     watch = Watch([request.judge] if request.judge is not None else [])
 
@@ -182,26 +182,44 @@ class _Collector:
 class _Counted:
     """Tells how far a snapshot is."""
 
-    def __init__(self, side: Literal["source", "target"], emit: events.Emit) -> None:
+    def __init__(
+        self, side: Literal["source", "target"], reader: Reader, emit: events.Emit
+    ) -> None:
         self._side = side
+        self._reader = reader
         self._emit = emit
+        self._bytes = 0
         self.entries = 0
 
     def counted(self, snapshot: Iterator[Observed]) -> Generator[Observed, None, None]:
-        """The same items; closing this closes the snapshot."""
-        size = 0
+        """The same items; closing this closes the snapshot. How far it came is told however it
+        ends."""
+        ended = False
+        self._tell(ended=False)
         try:
             for item in snapshot:
                 self.entries += 1
                 if isinstance(item, EntryState):
-                    size += item.state.bytes
+                    self._bytes += item.state.bytes
                 if self.entries % _EVERY == 0:
-                    self._emit(events.Looked(side=self._side, entries=self.entries, bytes=size))
+                    self._tell(ended=False)
                 yield item
+            ended = True
         finally:
             if isinstance(snapshot, Generator):
                 snapshot.close()
-        self._emit(events.Looked(side=self._side, entries=self.entries, bytes=size))
+            self._tell(ended=ended)
+
+    def _tell(self, *, ended: bool) -> None:
+        self._emit(
+            events.Looked(
+                side=self._side,
+                entries=self.entries,
+                bytes=self._bytes,
+                expected=self._reader.expected,
+                ended=ended,
+            )
+        )
 
 
 def _end(reader: Reader, label: str, home: str) -> End:

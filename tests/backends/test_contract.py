@@ -17,8 +17,10 @@ from hdev_memory.durable import KEPT_PREFIX
 BY_KIND = {
     "ephemeral": {"unreadable", "vanished", "entry-limit", "lock-excludes"},
     "filesystem": {"entry-limit"},
+    "sqlite": {"entry-limit"},
     "http-ephemeral": {"unreadable", "vanished"},
     "http-filesystem": set(),
+    "http-sqlite": set(),
     "http-existing": {
         "names-with-dots",
         "entry-beside-folder",

@@ -21,6 +21,17 @@ def _http(where: Where, must_exist: bool) -> Backend:
     return HttpBackend(where)
 
 
+def _sqlite(where: Where, must_exist: bool) -> Backend:
+    from hdev_memory.backends.sqlite import SqliteBackend
+
+    return SqliteBackend(
+        where.location,
+        must_exist=must_exist,
+        sync=where.durability == "full",
+        timeout=where.timeout,
+    )
+
+
 def _ephemeral(where: Where, must_exist: bool) -> Backend:
     from hdev_memory.backends.ephemeral import EphemeralBackend
 
@@ -30,6 +41,7 @@ def _ephemeral(where: Where, must_exist: bool) -> Backend:
 BACKENDS: dict[str, Callable[[Where, bool], Backend]] = {
     "filesystem": _filesystem,
     "http": _http,
+    "sqlite": _sqlite,
     "ephemeral": _ephemeral,
 }
 

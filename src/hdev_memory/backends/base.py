@@ -307,6 +307,15 @@ class Reader(Protocol):
         """How many files that are no entries the last complete snapshot saw."""
         ...
 
+    @property
+    def expected(self) -> int | None:
+        """About how many entries a snapshot will give, as far as is known by now; else None.
+
+        For progress only: it may be wrong, it costs nothing to ask, and it may become known, or
+        better known, while the snapshot is read.
+        """
+        ...
+
     def keys(self, scope: Scope = EVERYTHING) -> Iterator[str]:
         """The keys in scope, sorted, without reading entries. Raises where it may be incomplete."""
         ...
@@ -436,7 +445,9 @@ class Backend(Reader, Protocol):
 
 
 class Closing:
-    """The context manager of every backend."""
+    """What every backend has: its context manager, and no idea beforehand of how much it holds."""
+
+    expected: int | None = None
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -1,5 +1,7 @@
 """A memory server over HTTP: the existing system's, as it is, or our own, found by the handshake.
 
+A server of ours that takes many entries in one request is spoken to as `http_batches` does it; what
+is here is the dialect of the existing system, one request for each entry.
 The existing server answers nearly every failure with HTTP 200 and `"success": false`, has no
 conditional writes, returns CRLF as LF, merges metadata, and reads another entry for a name with a
 dot in it. What is done about each of these is said where it is done.
@@ -12,12 +14,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 from hdev_memory.backends.base import (
     EVERYTHING,
-    PERMISSION_DENIED,
     UNATTENDED,
     Change,
     Drifted,
@@ -36,7 +37,19 @@ from hdev_memory.backends.base import (
     parts_of,
     state_of,
 )
+from hdev_memory.backends.http_batches import Batches, announced
 from hdev_memory.backends.http_lease import Lease, force, status
+from hdev_memory.backends.http_outcome import (
+    Found,
+    Outcome,
+    Sending,
+    cut_off,
+    expected,
+    receipt_of,
+    refused_by,
+    success,
+    unsendable,
+)
 from hdev_memory.backends.http_transport import (
     CLOCK,
     LIMITS,
@@ -50,8 +63,7 @@ from hdev_memory.backends.http_transport import (
     short,
     unreachable,
 )
-from hdev_memory.core.diff import TOO_LARGE, interrupted
-from hdev_memory.core.digest import NotCanonical, canonical_json
+from hdev_memory.core.digest import NotCanonical
 from hdev_memory.core.entry import (
     Absent,
     Capabilities,
@@ -60,7 +72,6 @@ from hdev_memory.core.entry import (
     InvalidKey,
     Normalisation,
     Parts,
-    State,
     Unreadable,
     check_key,
     display_name,
@@ -83,17 +94,12 @@ _ENTRY = "/api/memory/entry/"
 _LOOKS = 3
 """How often an entry that is neither before nor after is looked at again."""
 
-_UNANSWERED = 8
-"""So many changes in a row without an answer, and the rest of the batch is not sent."""
-
 _STORE_LENGTH = 200
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]+"')
 """RFC 9110, 8.8.3: a weak one never matches, and several cannot be told apart."""
 
 _LISTING_FROM = 3
 """Of so many keys in one folder it pays to read the folder's listing first."""
-
-Found = Entry | Absent | Unreadable
 
 
 class HttpBackend(Whole):
@@ -108,6 +114,7 @@ class HttpBackend(Whole):
         self._folders: set[str] = set()
         self._entries: set[str] = set()
         self._fence: int | None = None
+        self._batches: Batches | None = None
         try:
             self._handshake()
         except BaseException:
@@ -141,13 +148,17 @@ class HttpBackend(Whole):
             )
         if tree.status != 200 or tree.body.get("type") != "tree":
             raise self._stranger("/api/memory/tree", tree)
-        if not _success(tree):
+        if not success(tree):
             raise _unlisted("/api/memory/tree", tree.cause)
         found = health.body.get("details")
         details: dict[str, Any] = found if isinstance(found, dict) else {}
         self._ours = details.get("server") == "hdev-memory"
         self._locks = self._ours and details.get("lock") is True
         self.capabilities = _our_capabilities(details) if self._ours else EXISTING
+        if self._ours:
+            self._batches = announced(details, self._transport, self._location, self.capabilities)
+        if self._batches is not None:
+            self.batch = self._batches.changes
         store = details.get("store") if self._ours else None
         named = isinstance(store, str) and store.isprintable() and len(store) <= _STORE_LENGTH
         self.endpoint = Endpoint(
@@ -175,6 +186,9 @@ class HttpBackend(Whole):
 
     def keys(self, scope: Scope = EVERYTHING) -> Iterator[str]:
         """The names that the listings show; an empty folder looks like an entry in them."""
+        if self._batches is not None:
+            yield from self._batches.keys(scope)
+            return
         for key, reason in self._walk(scope):
             if not reason:
                 yield key
@@ -182,6 +196,9 @@ class HttpBackend(Whole):
     def snapshot(
         self, scope: Scope, normalisation: Normalisation
     ) -> Iterator[EntryState | Unreadable]:
+        if self._batches is not None:
+            yield from self._batches.snapshot(scope, normalisation)
+            return
         for found in self._transport.map(self._look, self._walk(scope)):
             match found:
                 case Entry():
@@ -226,7 +243,7 @@ class HttpBackend(Whole):
             raise unreachable(self._location, error) from None
         if answer.status == 500 or (answer.status == 200 and answer.flaw == TOO_DEEP):
             return None
-        if answer.status != 200 or not _success(answer):
+        if answer.status != 200 or not success(answer):
             raise _unlisted("/api/memory/tree", answer.cause)
         items = answer.body.get("items")
         if answer.body.get("type") != "tree" or not isinstance(items, dict):
@@ -320,7 +337,7 @@ class HttpBackend(Whole):
         items = body.get("items")
         if (
             answer.status != 200
-            or not _success(answer)
+            or not success(answer)
             or body.get("type") != "directory"
             or str(body.get("path", folder)).rstrip("/") != folder
             or not isinstance(items, list)
@@ -337,7 +354,10 @@ class HttpBackend(Whole):
         return listed if len(set(listed)) == len(listed) else None
 
     def read(self, keys: Iterable[str]) -> Iterator[Found]:
-        yield from self._read_all(list(keys))
+        if self._batches is not None:
+            yield from self._batches.read(keys)
+        else:
+            yield from self._read_all(list(keys))
 
     def _read_all(self, keys: Sequence[str]) -> Iterator[Found]:
         """In order; of many keys in one folder, those that its listing lacks cost no request."""
@@ -374,7 +394,7 @@ class HttpBackend(Whole):
         body = answer.body
         if _says_absent(answer, key):
             return Absent(key=key), None
-        if answer.status != 200 or not _success(answer):
+        if answer.status != 200 or not success(answer):
             return Unreadable(key=key, reason=f"the server says: {short(answer.cause)}"), None
         if body.get("type") == "directory":
             # Ours keeps an entry beside a folder of its name, so only the folder is there. Of the
@@ -429,7 +449,8 @@ class HttpBackend(Whole):
         return force(self._transport, self._location) if self._locks else super().release()
 
     def parts(self, key: str, normalisation: Normalisation) -> Parts | Unreadable:
-        return parts_of(self._read(key), normalisation)
+        (found,) = self.read([key])
+        return parts_of(found, normalisation)
 
     def write(
         self,
@@ -439,6 +460,8 @@ class HttpBackend(Whole):
     ) -> Sequence[Receipt]:
         """Guarded by a look just before (for creates one listing for each folder), or by the
         server's own preconditions where it is ours; always answered by what was read back."""
+        if self._batches is not None:
+            return self._batches.write(batch, normalisation, session, self._fence)
         held: Sequence[Found | None] = [None] * len(batch)
         if not self._ours:
             held = list(self._read_all([change.key for change in batch]))
@@ -452,7 +475,7 @@ class HttpBackend(Whole):
 
         looked = list(self._transport.map(look, zip(batch, held, strict=True)))
         session.intend([item.change for item in looked if isinstance(item, _Ready)])
-        sending = _Sending()
+        sending = Sending()
 
         def send(item: _Ready | Receipt) -> Receipt:
             return self._send(item, sending, normalisation) if isinstance(item, _Ready) else item
@@ -472,7 +495,7 @@ class HttpBackend(Whole):
         about: dict[str, str],
     ) -> _Ready | Receipt:
         """A change with the headers of its precondition, or why it is not to be sent."""
-        reason = _unsendable(change) or self.capabilities.objection(change.key)
+        reason = unsendable(change) or self.capabilities.objection(change.key)
         if reason is not None:
             return Failed(key=change.key, reason=reason, intact=True)
         headers = dict(about)
@@ -502,7 +525,7 @@ class HttpBackend(Whole):
             found = state_of(held, normalisation)
         except Unknown as error:
             return Failed(key=change.key, reason=str(error), intact=True)
-        if found != change.before and not _cut_off(change, held, normalisation):
+        if found != change.before and not cut_off(change, held, normalisation):
             return Drifted(key=change.key, found=found)
         if isinstance(held, Entry) and not self._ours and isinstance(change, Put):
             version = held.metadata.get("version", 0)
@@ -511,7 +534,7 @@ class HttpBackend(Whole):
                 return Failed(key=change.key, reason=reason, intact=True)
         return None
 
-    def _send(self, ready: _Ready, sending: _Sending, normalisation: Normalisation) -> Receipt:
+    def _send(self, ready: _Ready, sending: Sending, normalisation: Normalisation) -> Receipt:
         """Send a change once, whatever comes of it, and say what reading shows then.
 
         Once the server refuses the key or cannot be reached any more, the rest is not sent.
@@ -547,9 +570,9 @@ class HttpBackend(Whole):
                 reason=f"{outcome.reason}; not known what stands there: {error}",
                 intact=False,
             )
-        return _receipt(change, found, outcome)
+        return receipt_of(change, found, outcome)
 
-    def _exchange(self, change: Change, headers: dict[str, str]) -> _Outcome:
+    def _exchange(self, change: Change, headers: dict[str, str]) -> Outcome:
         """What the server's answer to a change says, which is not yet believed."""
         path = _ENTRY + _quoted(change.key)
         method = "PUT" if isinstance(change, Put) else "DELETE"
@@ -561,12 +584,12 @@ class HttpBackend(Whole):
         try:
             answer = self._transport.request(method, path, body=body, headers=headers)
         except RequestFailed as error:
-            return _Outcome("unknown", str(error), answered=False)
-        if answer.status == 200 and _success(answer):
-            return _Outcome("confirmed", "the server confirmed the change")
+            return Outcome("unknown", str(error), answered=False)
+        if answer.status == 200 and success(answer):
+            return Outcome("confirmed", "the server confirmed the change")
         if answer.status == 412:
-            return _Outcome("precondition", "the server says that the entry is another one")
-        return _refusal(method, path, answer)
+            return Outcome("precondition", "the server says that the entry is another one")
+        return refused_by(method, path, answer)
 
     def _settled(self, change: Change, normalisation: Normalisation) -> Found:
         """What stands there after a change; where it is neither before nor after, looked at until
@@ -574,7 +597,7 @@ class HttpBackend(Whole):
         found = self._read(change.key)
         for _ in range(_LOOKS):
             parts = parts_of(found, normalisation)
-            if isinstance(parts, Unreadable) or parts in _expected(change):
+            if isinstance(parts, Unreadable) or parts in expected(change):
                 break
             before, found = found, self._read(change.key)
             if found == before:
@@ -588,72 +611,6 @@ class _Ready:
 
     change: Change
     headers: dict[str, str]
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What the answer to a change says of it, and why.
-
-    `unknown` is no answer, or none that says what was done: the change may even be done later.
-    """
-
-    said: Literal["confirmed", "refused", "precondition", "unknown"]
-    reason: str
-    answered: bool = True
-
-
-@dataclass
-class _Sending:
-    """Why a batch is not sent any further, once it is not."""
-
-    given_up: str = ""
-    refused: KeyRefusedError | None = None
-    unanswered: int = 0
-
-    def count(self, outcome: _Outcome) -> None:
-        """Give up after so many changes in a row without an answer: each may have cost its whole
-        timeout. An answered failure concerns its own entry only."""
-        self.unanswered = 0 if outcome.answered else self.unanswered + 1
-        if self.unanswered >= _UNANSWERED:
-            self.given_up = f"{self.unanswered} changes in a row had no answer"
-
-
-def _after(change: Change) -> State | None:
-    return change.after if isinstance(change, Put) else None
-
-
-def _expected(change: Change) -> list[Parts]:
-    return [
-        Parts(content=state.content, metadata=state.metadata)
-        if state is not None
-        else Parts(content=None, metadata=None)
-        for state in (change.before, _after(change))
-    ]
-
-
-def _receipt(change: Change, found: State | None, outcome: _Outcome) -> Receipt:
-    """What became of a change, by what stands there now; the answer only helps to say why."""
-    if outcome.said == "precondition" and found != change.before:
-        return Drifted(key=change.key, found=found)
-    if found == _after(change):
-        return Stored(key=change.key, state=found) if found else Removed(key=change.key)
-    if found == change.before:
-        doubt = {
-            "confirmed": "; but the entry is as it was before",
-            "precondition": "; but the entry is as it was planned",
-            "unknown": "; the entry is as it was before, and the change may still be done later",
-            "refused": "",
-        }[outcome.said]
-        return Failed(key=change.key, reason=outcome.reason + doubt, intact=True)
-    what = f"content {found.content[:12]} ({found.bytes} bytes)" if found else "no entry"
-    reason = f"{outcome.reason}; the entry is damaged, neither as before nor as planned: {what}"
-    return Failed(key=change.key, reason=reason, intact=False)
-
-
-def _cut_off(change: Change, held: Found, normalisation: Normalisation) -> bool:
-    parts = parts_of(held, normalisation)
-    after = change.after if isinstance(change, Put) else None
-    return change.resumed and isinstance(parts, Parts) and interrupted(change.before, after, parts)
 
 
 def _our_capabilities(details: dict[str, Any]) -> Capabilities:
@@ -681,11 +638,6 @@ def _is_key(path: str) -> bool:
     return True
 
 
-def _success(answer: Answer) -> bool:
-    """Nearly every failure of the existing server is HTTP 200 without this."""
-    return answer.body.get("success") is True
-
-
 def _says_absent(answer: Answer, key: str) -> bool:
     """Only this sentence, about this key, means that there is no such entry."""
     body = answer.body
@@ -711,38 +663,3 @@ def _unlistable(prefix: str) -> BackendError:
         why=failure("GET", _ENTRY + short(prefix), "no listing of this folder") + ".",
         hint="Look at the server's log.",
     )
-
-
-def _unsendable(change: Change) -> str | None:
-    """Why a change must not be sent: the existing server would damage the entry over it."""
-    try:
-        check_key(change.key)
-        if isinstance(change, Put):
-            change.content.decode()
-            canonical_json(change.metadata)
-    except InvalidKey as error:
-        return f"the key {error}"
-    except UnicodeDecodeError:
-        return "its content is not UTF-8"
-    except NotCanonical as error:
-        return f"its metadata {error}"
-    return None
-
-
-def _refusal(method: str, path: str, answer: Answer) -> _Outcome:
-    """What an answer that confirms nothing says of a change."""
-    if answer.status == 413:
-        return _Outcome("refused", TOO_LARGE)
-    if answer.status == 403:
-        return _Outcome("refused", PERMISSION_DENIED)
-    if answer.status == 200 and answer.body.get("success") is False:
-        return _Outcome("refused", f"the server says: {short(answer.cause)}")
-    if 300 <= answer.status < 400:
-        # Never followed: what was meant for this store would go to another, and the key with it.
-        cause = f"{answer.status} redirects to {answer.location}, and a write follows nowhere"
-        return _Outcome("refused", failure(method, path, cause))
-    definite = 400 <= answer.status < 500 and answer.status != 408
-    cause = (
-        answer.cause if str(answer.status) in answer.cause else f"{answer.status} {answer.cause}"
-    )
-    return _Outcome("refused" if definite else "unknown", failure(method, path, cause))

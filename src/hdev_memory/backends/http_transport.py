@@ -14,6 +14,7 @@ import re
 import socket
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -40,7 +41,13 @@ IDLE_SECONDS = 2.0
 TOO_DEEP = "is nested too deep"
 """What is wrong with an answer that may be right and is only too deep for us."""
 
+NDJSON = "application/x-ndjson"
+
+_BYTES_A_SECOND = 64 * 1024
+"""Bytes of a batch that put its deadline off by a second: a server gives a body as much."""
+
 _RETRIED = (429, 502, 503, 504)
+_PUT_OFF = (429, 503)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PIECE = 16 * 1024
 _GLANCE = 0.25
@@ -62,6 +69,9 @@ class Limits:
     headers       header lines of one answer
     depth         levels of nesting in an answer; a tree of the existing server has up to 256
     values        values in an answer: each costs a hundred times its two bytes once it is read
+    page_lines    entries that are asked for in one page of a snapshot
+    page_bytes    one such page; of fewer entries where they do not fit
+    entries       entries of one snapshot in pages
     folders       folders that are listed one by one where the tree does not come in one answer
     pace          bytes each second that an answer brings, once it has begun
     grace         seconds that an answer may lag behind the pace
@@ -77,6 +87,9 @@ class Limits:
     headers: int = 100
     depth: int = 300
     values: int = 16_000_000
+    page_lines: int = 20_000
+    page_bytes: int = 64 * 1024 * 1024
+    entries: int = 20_000_000
     folders: int = 100_000
     pace: int = 1024
     grace: float = 5.0
@@ -118,12 +131,17 @@ class RequestFailed(Exception):
         self.again = again
 
 
+class AnswerTooLarge(RequestFailed):
+    """The answer was cut off at its limit; the same read would come to the same."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """A status with the JSON object that came with it, and the headers that matter here.
 
     `flaw` says what is wrong with the body where it cannot be used; then `body` is empty. `items`
-    is a JSON array that came in the place of an object, where the request takes one.
+    is a JSON array that came in the place of an object, where the request takes one, and `lines`
+    the bytes of an NDJSON body, which whoever asked for them reads.
     """
 
     status: int
@@ -134,6 +152,7 @@ class Answer:
     retry_after: str | None
     link: str | None = None
     items: tuple[Any, ...] = ()
+    lines: bytes = b""
 
     @property
     def cause(self) -> str:
@@ -158,9 +177,10 @@ def failure(method: str, path: str, cause: object) -> str:
 class _Cut(Exception):
     """The request is given up, and its connection with it; `again` as in RequestFailed."""
 
-    def __init__(self, text: str, *, again: bool = False) -> None:
+    def __init__(self, text: str, *, again: bool = False, large: bool = False) -> None:
         super().__init__(text)
         self.again = again
+        self.large = large
 
 
 class _Allowance:
@@ -177,24 +197,32 @@ class _Allowance:
         self._first: float | None = None
         self._received = 0
         self._most = 0
+        self._answer = 0
+        self._earning: int | None = None
 
-    def begin(self, end: float) -> None:
-        """A new request, which has to be over at `end`."""
+    def begin(self, end: float, most: int, earning: int | None) -> None:
+        """A new request, which has to be over at `end`, and whose answer may have `most` bytes.
+
+        With `earning` each so many bytes of the answer put the end off by a second.
+        """
         self._end = end
+        self._answer = most
+        self._earning = earning
         self._first = None
         self._received = 0
         self._most = self._limits.head_bytes
 
     def body(self) -> None:
         """The head has come; what follows is the body."""
-        self._most = self._limits.answer_bytes
+        self._most = self._answer
 
     def left(self) -> float:
         """Seconds until the request must be over; raises _Cut when none are left, or when nobody
         waits for the answer any more."""
         if self._closed.is_set():
             raise _Cut("given up")
-        left = self._end - self._clock.now()
+        earned = self._received / self._earning if self._earning is not None else 0.0
+        left = self._end + earned - self._clock.now()
         if left <= 0:
             raise _Cut("the answer takes too long", again=True)
         return left
@@ -209,7 +237,7 @@ class _Allowance:
         self._first = now if self._first is None else self._first
         self._received += count
         if self._received > self._most:
-            raise _Cut("the answer is too large")
+            raise _Cut("the answer is too large", large=True)
         if self._received < self._limits.pace * (now - self._first - self._limits.grace):
             raise _Cut("the answer comes too slowly", again=True)
 
@@ -357,6 +385,28 @@ def _cause(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+@dataclass(frozen=True)
+class _Taking:
+    """What a request takes for an answer beside a JSON object: see `Transport.request`."""
+
+    arrays: bool
+    lines: int | None
+
+
+def _unpacked(packed: bytearray, most: int) -> bytearray:
+    """What a gzip body stands for, which is never more than `most` bytes. Raises _Cut."""
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        raw = unpacking.decompress(packed, most + 1)
+    except zlib.error:
+        raise _Cut("the answer is not the gzip that it claims to be") from None
+    if len(raw) > most:
+        raise _Cut("the answer is too large once it is unpacked", large=True)
+    if not unpacking.eof or unpacking.unused_data:
+        raise _Cut("the answer is not one whole gzip")
+    return bytearray(raw)
+
+
 class _Budget:
     """Seconds that failures may still cost, for all threads of one backend."""
 
@@ -383,8 +433,12 @@ class Transport:
     def __init__(self, where: Where, limits: Limits = LIMITS, clock: Clock = CLOCK) -> None:
         """Raises UsageError for a key that would travel in the clear."""
         url = urlsplit(where.location)
-        loopback = url.hostname in ("localhost", "127.0.0.1", "::1")
-        if where.key is not None and url.scheme == "http" and not (loopback or where.insecure_http):
+        self.local = url.hostname in ("localhost", "127.0.0.1", "::1")
+        if (
+            where.key is not None
+            and url.scheme == "http"
+            and not (self.local or where.insecure_http)
+        ):
             raise UsageError(
                 "The key would travel unencrypted to another machine.",
                 why=f"{where.location} is plain http.",
@@ -444,22 +498,34 @@ class Transport:
         headers: dict[str, str] | None = None,
         seconds: float | None = None,
         arrays: bool = False,
+        lines: int | None = None,
     ) -> Answer:
         """One request. Raises RequestFailed, or KeyRefusedError for 401.
 
         The whole answer has to come within the timeout (`seconds` where it is another than that
         of the transport) and the limits. A GET follows redirects within the origin; of a write a
-        redirect is the answer. `arrays` takes a JSON array for an answer as well as an object.
+        redirect is the answer. A body in bytes is NDJSON, anything else is sent as JSON. `arrays`
+        takes a JSON array for an answer as well as an object. `lines` takes NDJSON of so many
+        bytes as well, packed or not; then each 64 KiB sent or received put the end of the time off
+        by a second, so that a long answer needs no long timeout.
         """
         content = None
-        sent = _encoded({**self._headers, **(headers or {})})
-        if body is not None:
+        sent = {**self._headers, **(headers or {})}
+        if isinstance(body, bytes):
+            content = body
+            sent["Content-Type"] = NDJSON
+        elif body is not None:
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-            sent.append((b"Content-Type", b"application/json"))
+            sent["Content-Type"] = "application/json"
         end = self._clock.now() + (seconds if seconds is not None else self._timeout)
+        if lines is not None:
+            sent["Accept"] = f"{NDJSON}, application/json"
+            sent["Accept-Encoding"] = "identity" if self.local else "gzip"
+            end += len(content or b"") / _BYTES_A_SECOND
+        taking = _Taking(arrays, lines)
         target = self._base + path
         for _ in range(self.limits.redirects + 1):
-            answer = self._exchange(method, path, target, sent, content, end, arrays)
+            answer = self._exchange(method, path, target, _encoded(sent), content, end, taking)
             if answer.status == 401:
                 raise KeyRefusedError(
                     "The server refused the key.",
@@ -481,10 +547,11 @@ class Transport:
         headers: list[tuple[bytes, bytes]],
         content: bytes | None,
         end: float,
-        arrays: bool,
+        taking: _Taking,
     ) -> Answer:
         client = self._client()
-        client.allowance.begin(end)
+        most = self.limits.answer_bytes if taking.lines is None else taking.lines
+        client.allowance.begin(end, most, None if taking.lines is None else _BYTES_A_SECOND)
         raw = bytearray()
         try:
             request = httpx.Request(
@@ -492,38 +559,48 @@ class Transport:
             )
             response = client.handle_request(request)
             try:
-                self._check_head(response.headers.raw)
+                packed = self._check_head(response.headers.raw, taking)
                 client.allowance.body()
                 for piece in response.iter_raw():
                     raw += piece
             finally:
                 response.close()
+            if packed:
+                raw = _unpacked(raw, most)
         except _Cut as cut:
+            if cut.large:
+                raise AnswerTooLarge(failure(method, path, cut)) from None
             raise RequestFailed(failure(method, path, cut), again=cut.again) from None
         except httpx.TransportError as error:
             raise RequestFailed(failure(method, path, error), again=True) from None
-        found, flaw = self._value(bytes(raw), _header(response.headers.raw, "content-type") or "")
-        if isinstance(found, list) and not arrays:
+        kind = _header(response.headers.raw, "content-type") or ""
+        in_lines = taking.lines is not None and kind.lower().partition(";")[0].strip() == NDJSON
+        found, flaw = ({}, "is NDJSON") if in_lines else self._value(bytes(raw), kind)
+        if isinstance(found, list) and not taking.arrays:
             found, flaw = {}, "is not a JSON object"
         return Answer(
             status=response.status_code,
             body=found if isinstance(found, dict) else {},
             flaw=flaw,
             items=tuple(found) if isinstance(found, list) else (),
+            lines=bytes(raw) if in_lines else b"",
             link=_header(response.headers.raw, "link"),
             etag=_header(response.headers.raw, "etag"),
             location=_header(response.headers.raw, "location"),
             retry_after=_header(response.headers.raw, "retry-after"),
         )
 
-    def _check_head(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """Raises _Cut before the body is read."""
+    def _check_head(self, headers: list[tuple[bytes, bytes]], taking: _Taking) -> bool:
+        """Whether the body is packed. Raises _Cut before it is read."""
         if len(headers) > self.limits.headers:
             raise _Cut(f"the answer has more than {self.limits.headers} headers")
         encoding = (_header(headers, "content-encoding") or "identity").lower()
+        if encoding == "gzip" and taking.lines is not None and not self.local:
+            return True
         if encoding != "identity":
             # Never decompressed: a few bytes can stand for gigabytes, and nobody asked for it.
             raise _Cut(f"the answer is encoded as {encoding}, which was not asked for")
+        return False
 
     def _redirected(self, path: str, target: str, answer: Answer) -> str:
         """Where a read goes on, within the origin. Raises RequestFailed."""
@@ -595,25 +672,40 @@ class Transport:
         return outcome[0]
 
     def get(
-        self, path: str, *, headers: dict[str, str] | None = None, arrays: bool = False
+        self,
+        path: str,
+        *,
+        headers: dict[str, str] | None = None,
+        arrays: bool = False,
+        lines: int | None = None,
     ) -> Answer:
-        """A read, tried again where that can help, as long as the budget lasts.
+        """A read, tried again where that can help, as long as the budget lasts."""
+        return self.again(
+            lambda: self.request("GET", path, headers=headers, arrays=arrays, lines=lines)
+        )
 
-        The only place where anything is tried again.
+    def again(self, ask: Callable[[], Answer], *, put_off: bool = False) -> Answer:
+        """What may be asked more than once, tried again where that can help.
+
+        The only place where anything is tried again. With `put_off` that is only where the server
+        says that it has not begun: never after a failure that leaves open what was done.
         """
+        retried = _PUT_OFF if put_off else _RETRIED
         for attempt in range(1, self.limits.attempts + 1):
             begun = self._clock.now()
             failed: RequestFailed | None = None
             answer: Answer | None = None
             try:
-                answer = self.request("GET", path, headers=headers, arrays=arrays)
+                answer = ask()
             except RequestFailed as error:
                 failed = error
-            if answer is not None and answer.status not in _RETRIED:
+            if answer is not None and answer.status not in retried:
                 self._budget.earn()
                 return answer
             pause = self._pause(attempt, answer.retry_after if answer is not None else None)
-            again = attempt < self.limits.attempts and (failed is None or failed.again)
+            again = attempt < self.limits.attempts and (
+                failed is None or (failed.again and not put_off)
+            )
             cost = self._clock.now() - begun + (pause or 0.0)
             if again and pause is not None and self._budget.spend(cost):
                 self._clock.wait(self._closed, pause)
@@ -633,22 +725,32 @@ class Transport:
             return None
         return max(own, wished)
 
-    def map(self, call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """`call` for each item, several at a time, results in order, memory flat."""
+    def start(self, call: Callable[[T], R], item: T) -> Future[R]:
+        """`call` for an item in a thread of the pool; to be waited for with `result`."""
+        return self._pool.submit(call, item)
+
+    def map(
+        self, call: Callable[[T], R], items: Iterable[T], ahead: int | None = None
+    ) -> Iterator[R]:
+        """`call` for each item, several at a time, results in order, memory flat.
+
+        No more than `ahead` of them are begun before the first result is taken.
+        """
+        most = ahead if ahead is not None else self._connections * 4
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:
-                waiting.append(self._pool.submit(call, item))
-                if len(waiting) >= self._connections * 4:
-                    yield _result(waiting.popleft())
+                waiting.append(self.start(call, item))
+                if len(waiting) >= most:
+                    yield result(waiting.popleft())
             while waiting:
-                yield _result(waiting.popleft())
+                yield result(waiting.popleft())
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _result(future: Future[R]) -> R:
+def result(future: Future[R]) -> R:
     """What a call came to, waiting in glances.
 
     Of two signals in a row the kernel may give the second to another thread, and a wait without an

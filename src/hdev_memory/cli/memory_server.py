@@ -79,6 +79,36 @@ def memory_server(
             help="debug, info, warning, error or critical.",
         ),
     ] = "warning",
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option("--log-format", metavar="FORM", help="text, or json: an object a line."),
+    ] = "text",
+    max_connections: Annotated[
+        int,
+        typer.Option(
+            "--max-connections", metavar="N", min=1, help="Requests of more are answered with 503."
+        ),
+    ] = 1000,
+    drain: Annotated[
+        float,
+        typer.Option(
+            "--drain",
+            metavar="SECONDS",
+            min=0,
+            max=3600,
+            help="How long to go on when told to end, with /readyz at 503.",
+        ),
+    ] = 0,
+    grace: Annotated[
+        float,
+        typer.Option(
+            "--grace",
+            metavar="SECONDS",
+            min=0,
+            max=3600,
+            help="Then, how long to finish the requests that were taken.",
+        ),
+    ] = 30,
     no_web_ui: Annotated[
         bool, typer.Option("--no-web-ui", help="Accepted; there is no web UI.")
     ] = False,
@@ -112,9 +142,12 @@ def memory_server(
     from hdev_memory.server.audit import AUDIT_FILE, ServerLog
     from hdev_memory.server.journal import Journal
     from hdev_memory.server.lease import FENCE_FILE, Fences
+    from hdev_memory.server.limits import Limits
+    from hdev_memory.server.logs import configure
     from hdev_memory.server.run import listen, run
     from hdev_memory.server.store import NORMAL, store_identity
 
+    configure(log_level, log_format)
     if s3_bucket and not disable_s3_backup:
         shared.warn("S3 backup is no part of this server; the S3 flags do nothing.")
     full, read_only = steps.from_argv(api_key, read_only_api_key)
@@ -174,7 +207,7 @@ def memory_server(
             api_key=full,
             read_only_api_key=read_only,
             keys_file=keys,
-            max_entry_bytes=max_entry_bytes,
+            limits=Limits(entry_bytes=max_entry_bytes, connections=max_connections),
             require_preconditions=require_preconditions,
             journal=journal,
             log=log,
@@ -191,7 +224,8 @@ def memory_server(
         def ready() -> None:
             print(f"Memory server ready on http://{name}:{bound} (storage: {shown})", flush=True)
 
-        run(app, opened, ready, log_level, app.state.access.look_again if listed else None)
+        again = app.state.access.look_again if listed else None
+        run(app, opened, ready, again, drain=drain, grace=grace)
     return 0
 
 

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
+import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from hdev_memory import __version__
 from hdev_memory.backends.base import Backend, Put, Secret
 from hdev_memory.core.digest import NotCanonical, canonical_json, decode_object
-from hdev_memory.core.entry import Entry, InvalidKey, Unreadable, check_key, display_name
+from hdev_memory.core.entry import (
+    Entry,
+    InvalidKey,
+    Normalisation,
+    Unreadable,
+    check_key,
+    display_name,
+)
+from hdev_memory.core.protocol import NDJSON, PATH, PROTOCOL
 from hdev_memory.errors import HdevError
+from hdev_memory.server import protocol
 from hdev_memory.server.access import Access, Client
 from hdev_memory.server.audit import MAX_PAGE_RECORDS, Author, ServerLog
 from hdev_memory.server.conditions import (
@@ -35,6 +47,7 @@ from hdev_memory.server.conditions import (
     etag_of,
     parse,
 )
+from hdev_memory.server.deadlines import Connections
 from hdev_memory.server.journal import Journal
 from hdev_memory.server.keysfile import Role
 from hdev_memory.server.lease import (
@@ -46,26 +59,31 @@ from hdev_memory.server.lease import (
     LeaseLock,
     Superseded,
 )
+from hdev_memory.server.limits import DEFAULT, Limits
+from hdev_memory.server.metrics import Metrics
+from hdev_memory.server.observe import Observed
+from hdev_memory.server.operating import Operating, Readiness
+from hdev_memory.server.protocol import Wanted
 from hdev_memory.server.store import Refused, Store, listing, search, tree
 
 OPENAPI = Path(__file__).with_name("openapi.json")
-DEFAULT_MAX_ENTRY_BYTES = 1024 * 1024
-BODY_SECONDS = 30.0
-"""For the whole body of a request, and one more for each 64 KiB of it."""
-
 MAX_LOCK_BODY = 4096
 MAX_HOLDER = 200
 TOO_LARGE = 413
+UNPROCESSABLE = 422
 PRECONDITION_REQUIRED = 428
 
+_ZERO = re.compile(r"[ \t]*[qQ]=0(\.0{0,3})?[ \t]*")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _PLAN = re.compile("sha256:[0-9a-f]{64}")
 _RUN = re.compile("[0-9A-Za-z._-]{1,64}")
-_REQUEST_ID = re.compile("[!-~]{1,128}")
 
 log = logging.getLogger("hdev_memory.server")
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -78,6 +96,10 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _new_id() -> str:
+    return secrets.token_hex(16)
+
+
 def create_app(
     backend: Backend,
     *,
@@ -85,37 +107,46 @@ def create_app(
     api_key: Secret | None = None,
     read_only_api_key: Secret | None = None,
     keys_file: Path | None = None,
-    max_entry_bytes: int = DEFAULT_MAX_ENTRY_BYTES,
+    limits: Limits = DEFAULT,
     require_preconditions: bool = False,
     journal: Journal | None = None,
     log: ServerLog | None = None,
     fences: Fences | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = _now,
-    body_seconds: float = BODY_SECONDS,
+    metrics: Metrics | None = None,
+    new_id: Callable[[], str] = _new_id,
 ) -> Starlette:
     """The server as an ASGI app; without any key every request is allowed.
 
     `clock` gives seconds for the ends of leases, and for looking at the keys file again; `now` is
     the time that keys expire by. Without a journal a kill may leave an entry half written; without
     a log nobody can tell later who wrote what; without a file behind `fences` they begin anew with
-    each app. `state.access` of the app is who may do what. Raises ConfigError for a keys file that
-    cannot be used.
+    each app. `new_id` makes an id for a request that brings none. `state.access` of the app is
+    who may do what; `state.readiness` and `state.connections` are what `run` tells of. Raises
+    ConfigError for a keys file that cannot be used.
     """
-    access = Access(api_key, read_only_api_key, keys_file, clock, now)
+    metrics = metrics if metrics is not None else Metrics()
+    access = Access(api_key, read_only_api_key, keys_file, clock, now, metrics.wrong_key)
     lock = LeaseLock(clock, fences if fences is not None else Fences())
+    store = Store(backend, lock, journal, log, metrics)
+    readiness = Readiness(store)
     server = _Server(
-        Store(backend, lock, journal, log),
+        store,
         store_id,
         access,
-        max_entry_bytes,
+        limits,
         require_preconditions=require_preconditions,
-        body_seconds=body_seconds,
         now=now,
     )
-    app = Starlette(
+    operating = Operating(readiness, metrics)
+    app = _App(
         routes=[
             _route("/openapi.json", GET=server.openapi),
+            _route("/docs", GET=server.docs),
+            _route("/healthz", GET=operating.alive),
+            _route("/readyz", GET=operating.ready),
+            _route("/metrics", GET=server.guarded(operating.metrics, "metrics")),
             _route("/api/health", GET=server.health),
             _route("/api/memory/tree", GET=server.guarded(server.tree)),
             _route("/api/memory/search", GET=server.guarded(server.search)),
@@ -125,6 +156,9 @@ def create_app(
                 PUT=server.guarded(server.put, "write"),
                 DELETE=server.guarded(server.delete, "write"),
             ),
+            _route(f"{PATH}/snapshot", GET=server.guarded(server.snapshot)),
+            _route(f"{PATH}/read", POST=server.guarded(server.read_many)),
+            _route(f"{PATH}/write", POST=server.guarded(server.write_many, "write")),
             _route("/api/audit", GET=server.guarded(server.audit, "audit")),
             _route(
                 "/api/locks/target",
@@ -143,10 +177,24 @@ def create_app(
             PreconditionFailed: _precondition,
             Superseded: _superseded,
             ClientDisconnect: _gone,
+            Exception: _unexpected,
         },
     )
     app.state.access = access
+    app.state.readiness = readiness
+    app.state.metrics = metrics
+    app.state.new_id = new_id
+    app.state.connections = Connections(metrics, limits)
     return app
+
+
+class _App(Starlette):
+    """Starlette, observed from outside of all that it does itself."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        state = self.state
+        inner = super().build_middleware_stack()
+        return Observed(inner, state.metrics, state.connections, state.new_id)
 
 
 def _route(path: str, **handlers: Handler) -> Route:
@@ -167,6 +215,10 @@ async def _detail(request: Request, error: Exception) -> Response:
 async def _broken(request: Request, error: Exception) -> Response:
     log.error("%s", error)
     return answer({"detail": "The store cannot be read"}, 500)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return answer({"detail": "The server failed"}, 500)  # and the error goes on, into the log
 
 
 async def _precondition(request: Request, error: Exception) -> Response:
@@ -201,18 +253,17 @@ class _Server:
         store: Store,
         store_id: str,
         access: Access,
-        max_entry_bytes: int,
+        limits: Limits,
         *,
         require_preconditions: bool,
-        body_seconds: float,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._store_id = store_id
         self._access = access
-        self._max = max_entry_bytes
+        self._limits = limits
         self._strict = require_preconditions
-        self._body_seconds = body_seconds
+        self._waiting = 0  # bytes of bodies that came in and are not done with
         self._now = now
         self._openapi = OPENAPI.read_bytes()
 
@@ -231,6 +282,13 @@ class _Server:
     async def openapi(self, request: Request) -> Response:
         return Response(self._openapi, media_type="application/json")
 
+    async def docs(self, request: Request) -> Response:
+        from hdev_memory.server import docs  # jinja2, which nothing else here needs
+
+        page, policy = docs.page(self._openapi)
+        headers = {"Content-Security-Policy": policy}
+        return Response(page, headers=headers, media_type="text/html")
+
     async def health(self, request: Request) -> Response:
         backend = self._store.backend
         capabilities = backend.capabilities
@@ -244,13 +302,18 @@ class _Server:
                     "server": "hdev-memory",
                     "version": __version__,
                     "store": self._store_id,
-                    "max_entry_bytes": self._max,
+                    "max_entry_bytes": self._limits.entry_bytes,
                     "capabilities": {
                         "cas": capabilities.cas,
                         "durability": capabilities.durability,
                     },
                     "lock": True,
                     "audit": self._store.log is not None,
+                    "protocols": [PROTOCOL],
+                    "batch": {
+                        "entries": self._limits.batch_entries,
+                        "bytes": self._limits.batch_bytes,
+                    },
                 },
                 "timestamp": self._now().isoformat(),
             }
@@ -428,33 +491,87 @@ class _Server:
                 kind = "Input should be true or false"
                 raise _unprocessable("bool_parsing", ["query", "force"], kind)
 
-    async def _json(self, request: Request, limit: int, what: str) -> dict[str, Any]:
-        """The JSON object in the body; raises HTTPException 408, 413 or 422."""
+    async def snapshot(self, request: Request) -> Response:
+        line_ends = request.query_params.get("line_ends", "exact")
+        if line_ends not in ("exact", "lf"):
+            raise _unprocessable("enum", ["query", "line_ends"], "Input should be exact or lf")
+        after = request.query_params.get("after")
+        limit = _count(request, "limit", None, 1, 2**53 - 1)
+        normalisation = Normalisation(line_ends="lf" if line_ends == "lf" else "exact")
+        pieces = protocol.snapshot(self._store, self._store_id, normalisation, after, limit)
+        return await _streamed(request, pieces)
+
+    async def read_many(self, request: Request) -> Response:
+        limit = self._limits.batch_bytes
+        async with self._raw(request, limit, "The list of keys") as body:
+            keys = await run_in_threadpool(_fitting, protocol.decode_read, body, self._limits)
+        return await _streamed(request, protocol.entries(self._store, keys, limit))
+
+    async def write_many(self, request: Request) -> Response:
+        fence = _fence(request)
+        author = _author(request)
+        if "content-length" not in request.headers:
+            raise HTTPException(411, "A batch needs a Content-Length")
+        limit = self._limits.batch_bytes
+        digest = _fitting(protocol.digest_wanted, request.headers.getlist("content-digest"))
+        zipped = _zipped_body(request)
+
+        def decoded(body: bytes) -> Wanted:
+            protocol.check_digest(body, digest)
+            plain = protocol.inflated(body, limit) if zipped else body
+            return protocol.decode_write(plain, self._limits)
+
+        async with self._raw(request, limit, "The batch") as body:
+            wanted = await run_in_threadpool(_fitting, decoded, body)
+            call = self._store.write(
+                wanted.changes, wanted.normalisation, fence=fence, author=author
+            )
+            made = await asyncio.wrap_future(call)
+        content = await run_in_threadpool(protocol.receipts, wanted, made)
+        return await _streamed(request, iter([content]))
+
+    @contextlib.asynccontextmanager
+    async def _raw(self, request: Request, limit: int, what: str) -> AsyncIterator[bytes]:
+        """The body, which counts as waiting for the time of the context.
+
+        Raises HTTPException 408, 413 or 503.
+        """
         length = request.headers.get("content-length")
         # Said before anything is read: who waits for a 100 Continue need not send it at all.
         if length is not None and int(length) > limit:
             raise HTTPException(TOO_LARGE, f"{what} is too large")
         raw = bytearray()
-        seconds = self._body_seconds * (1 + (int(length) if length else limit) / (30 * 65536))
+        seconds = self._limits.body_time(int(length) if length else limit)
         try:
-            async with asyncio.timeout(seconds):
-                async for chunk in request.stream():
-                    raw += chunk
-                    if len(raw) > limit:
-                        raise HTTPException(TOO_LARGE, f"{what} is too large")
-        except TimeoutError:
-            headers = {"Connection": "close"}
-            raise HTTPException(408, "The body did not come in time", headers) from None
-        try:
-            return decode_object(raw.decode())
-        except (UnicodeDecodeError, NotCanonical) as error:
-            raise _unprocessable("json_invalid", ["body"], f"JSON decode error: {error}") from None
+            try:
+                async with asyncio.timeout(seconds):
+                    async for chunk in request.stream():
+                        raw += chunk
+                        self._waiting += len(chunk)
+                        if len(raw) > limit:
+                            raise HTTPException(TOO_LARGE, f"{what} is too large")
+                        if len(raw) < self._waiting > self._limits.waiting_bytes:
+                            headers = {"Retry-After": "1", "Connection": "close"}
+                            raise HTTPException(503, "Too much is being sent at once", headers)
+            except TimeoutError:
+                headers = {"Connection": "close"}
+                raise HTTPException(408, "The body did not come in time", headers) from None
+            yield bytes(raw)
+        finally:
+            self._waiting -= len(raw)
+
+    async def _json(self, request: Request, limit: int, what: str) -> dict[str, Any]:
+        """The JSON object in the body; raises HTTPException 408, 413, 422 or 503."""
+        async with self._raw(request, limit, what) as raw:
+            try:
+                return decode_object(raw.decode())
+            except (UnicodeDecodeError, NotCanonical) as error:
+                text = f"JSON decode error: {error}"
+                raise _unprocessable("json_invalid", ["body"], text) from None
 
     async def _body(self, request: Request) -> tuple[bytes, dict[str, Any]]:
         """The content and metadata of a PUT; raises HTTPException 408, 413 or 422."""
-        # An escaped character takes six bytes at most, so this is past any body that is allowed.
-        limit = 6 * self._max * 2 + 64 * 1024
-        body = await self._json(request, limit, "The entry")
+        body = await self._json(request, self._limits.body_bytes, "The entry")
         content, metadata = body.get("content"), body.get("metadata")
         if "content" not in body:
             raise _missing("body", "content")
@@ -471,7 +588,7 @@ class _Server:
             raise _unprocessable("string_unicode", ["body", "content"], kind) from None
         except NotCanonical as error:
             raise _unprocessable("dict_type", ["body", "metadata"], f"It {error}") from None
-        if len(text) > self._max or size > self._max:
+        if max(len(text), size) > self._limits.entry_bytes:
             raise HTTPException(TOO_LARGE, "The entry is too large")
         return text, metadata or {}
 
@@ -496,11 +613,7 @@ def _fence(request: Request) -> int | None:
 
 
 def _author(request: Request) -> Author:
-    """Who writes, and what they say that it belongs to. Raises HTTPException 400.
-
-    The id of a request comes from clients and proxies that know nothing of us: one that is of no
-    use here is left out.
-    """
+    """Who writes, and what they say that it belongs to. Raises HTTPException 400."""
     client: Client = request.state.client
     headers = request.headers
     plan, run = headers.get("hdev-plan", ""), headers.get("hdev-run", "")
@@ -508,17 +621,73 @@ def _author(request: Request) -> Author:
         raise HTTPException(400, "Hdev-Plan is no plan id")
     if run and not _RUN.fullmatch(run):
         raise HTTPException(400, "Hdev-Run is no name of a run")
-    request_id = headers.get("x-request-id", "")
     return Author(
         by=client.name,
         role="write",
         plan=plan,
         run=run,
-        request=request_id if _REQUEST_ID.fullmatch(request_id) else "",
+        request=request.state.request_id,
     )
 
 
-def _count(request: Request, name: str, default: int, least: int, most: int) -> int:
+def _fitting(call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """What the call gives. Raises HTTPException where the body is not what it should be."""
+    try:
+        return call(*args, **named)
+    except protocol.Unfit as error:
+        if error.status == UNPROCESSABLE:
+            raise _unprocessable("value_error", ["body"], str(error)) from None
+        raise HTTPException(error.status, str(error)) from None
+
+
+def _zipped_body(request: Request) -> bool:
+    """Whether the body is gzip. Raises HTTPException 415."""
+    match request.headers.get("content-encoding", "identity").lower():
+        case "gzip":
+            return True
+        case "identity":
+            return False
+        case _:
+            raise HTTPException(415, "A body is gzip or as it is", {"Accept-Encoding": "gzip"})
+
+
+async def _streamed(request: Request, pieces: Iterator[bytes]) -> Response:
+    """An answer whose pieces are made in a thread, each when the one before was taken.
+
+    What goes wrong before the first one is an error as everywhere; later the answer ends without
+    its end.
+    """
+    headers = {"Vary": "Accept-Encoding"}
+    if _takes_gzip(request):
+        headers["Content-Encoding"] = "gzip"
+        pieces = protocol.zipped(pieces)
+    first = await run_in_threadpool(next, pieces, None)
+
+    async def sent() -> AsyncIterator[bytes]:
+        piece = first
+        try:
+            while piece is not None:
+                yield piece
+                piece = await run_in_threadpool(next, pieces, None)
+        except (HdevError, OSError) as error:
+            log.error("an answer was cut: %s", error)
+        finally:
+            closing = getattr(pieces, "close", None)
+            if closing is not None:
+                closing()
+
+    return StreamingResponse(sent(), headers=headers, media_type=NDJSON)
+
+
+def _takes_gzip(request: Request) -> bool:
+    for item in ",".join(request.headers.getlist("accept-encoding")).split(","):
+        name, _, rest = item.partition(";")
+        if name.strip().lower() == "gzip":
+            return not _ZERO.fullmatch(rest)
+    return False
+
+
+def _count(request: Request, name: str, default: T, least: int, most: int) -> int | T:
     """Raises HTTPException 422."""
     text = request.query_params.get(name)
     if text is None:
@@ -561,7 +730,7 @@ def _missing(place: str, name: str) -> HTTPException:
 
 
 def _unprocessable(kind: str, place: list[str], text: str) -> HTTPException:
-    return HTTPException(422, [{"type": kind, "loc": place, "msg": text}])  # type: ignore[arg-type]
+    return HTTPException(UNPROCESSABLE, [{"type": kind, "loc": place, "msg": text}])  # type: ignore[arg-type]
 
 
 def _tree_answer(prefix: str, items: dict[str, Any], error: str | None) -> dict[str, Any]:

@@ -6,33 +6,50 @@ import json
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
+import msgspec
+
 from hdev_memory import durable
 from hdev_memory.backends.base import (
-    UNATTENDED,
+    EVERYTHING,
     Backend,
     Change,
     Drifted,
     Failed,
+    Overtaken,
     Put,
     Receipt,
     Remove,
     Removed,
     Session,
     Stored,
+    Tagged,
+    Unknown,
+    state_of,
 )
 from hdev_memory.backends.filesystem import STORE_MARKER
+from hdev_memory.backends.filesystem_write import write_reason
 from hdev_memory.core.digest import NotCanonical
-from hdev_memory.core.entry import Absent, Entry, Metadata, Normalisation, State, Unreadable
+from hdev_memory.core.entry import (
+    Absent,
+    Entry,
+    EntryState,
+    Metadata,
+    Normalisation,
+    State,
+    Unreadable,
+    tag_of,
+)
 from hdev_memory.errors import StoreError
 from hdev_memory.server.audit import Author, ServerLog
 from hdev_memory.server.conditions import NONE, Conditions, PreconditionFailed, etag
 from hdev_memory.server.journal import RUN, Journal
 from hdev_memory.server.lease import LeaseLock, Superseded
+from hdev_memory.server.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -48,11 +65,14 @@ class Refused(Exception):
     """The backend did not do it; the text says why."""
 
 
-STRIPES = 256
+STRIPES = 1 << 16
 """Keys share this many counters of writes; sharing one costs a reader a second look, no more."""
 
 TRIES = 5
 """How often a write looks again after somebody who ignores the server has changed the folder."""
+
+TURN = 2048
+"""How many changes of batches are carried out together, unless one batch alone has more."""
 
 Decide = Callable[[Entry | None, State | None], Change | None]
 
@@ -76,6 +96,64 @@ class _Write:
         self.tries = 0
         self.outcome: Future[Change | None] = Future()
 
+    def failed(self, error: Exception, *, began: bool) -> None:
+        """The write gets no other outcome."""
+        self.outcome.set_exception(_of_the_store(error))
+
+
+class _Batch:
+    """A client's changes of many entries by what stands there, and what came of each.
+
+    Their states are exact; where the client compares otherwise, `before` is under its own
+    normalisation, and is looked at here.
+    """
+
+    def __init__(
+        self,
+        changes: Sequence[Change],
+        normalisation: Normalisation,
+        fence: int | None,
+        author: Author,
+    ) -> None:
+        self.changes = changes
+        self.normalisation = normalisation
+        self.fence = fence
+        self.author = author
+        self.tries = 0
+        self.receipts: dict[str, Receipt] = {}
+        self.outcome: Future[Sequence[Receipt]] = Future()
+
+    @property
+    def exact(self) -> bool:
+        return self.normalisation == NORMAL
+
+    @property
+    def left(self) -> Sequence[Change]:
+        """What nothing is known of yet."""
+        if not self.receipts:
+            return self.changes
+        return [change for change in self.changes if change.key not in self.receipts]
+
+    def answered(self) -> bool:
+        """Give the batch its outcome; False where something of it is left to do."""
+        if len(self.receipts) < len(self.changes):
+            return False
+        self.outcome.set_result([self.receipts[change.key] for change in self.changes])
+        return True
+
+    def failed(self, error: Exception, *, began: bool) -> None:
+        """No more of it is carried out. What has no receipt has not been written, unless `began`:
+        then nothing is known of it."""
+        known = not began and isinstance(error, OSError)
+        if not self.receipts and not known:
+            self.outcome.set_exception(_of_the_store(error))
+            return
+        reason = write_reason(error) if isinstance(error, OSError) else str(error)
+        for change in self.left:
+            failed = Failed(key=change.key, reason=reason, intact=not began)
+            self.receipts[change.key] = failed
+        self.answered()
+
 
 class Store:
     """A backend behind one thread that writes, so that preconditions hold among its clients.
@@ -91,28 +169,88 @@ class Store:
         lock: LeaseLock,
         journal: Journal | None = None,
         log: ServerLog | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.backend = backend
         self.lock = lock
         self.log = log
+        self.about: int | None = None
+        """How many entries the last whole snapshot had."""
         self._journal = journal
+        self._metrics = metrics
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._waiting: deque[_Write] = deque()
+        self._batches: deque[_Batch] = deque()
         self._writes = [0] * STRIPES  # odd while a batch with a key of the stripe takes effect
+        self._began = False  # whether anything of the batch at hand may have taken effect
 
     def read(self, key: str) -> Entry | Absent | Unreadable:
         """One entry, whole: never the content of one write with the metadata of another.
 
         Raises StoreError when the store is gone, which is not absence.
         """
+        (found,) = self.read_each([key])
+        return found
+
+    def read_each(self, keys: Sequence[str]) -> Iterator[Entry | Absent | Unreadable]:
+        """The same for each of these keys, in order, one after another as they are taken."""
         self._require()
-        stripe = _stripe(key)
-        before = self._writes[stripe]
-        if before % 2 == 0:
-            (found,) = self.backend.read([key])
-            if self._writes[stripe] == before:
-                return found
+        before = [self._writes[_stripe(key)] for key in keys]
+        given = 0
+        try:
+            for key, count, found in zip(keys, before, self.backend.read(keys), strict=True):
+                if count % 2 == 0 and self._writes[_stripe(key)] == count:
+                    whole = found
+                else:
+                    whole = self._read_alone(key)
+                given += isinstance(whole, Entry)
+                yield whole
+        finally:
+            if self._metrics is not None:
+                self._metrics.read(given)
+
+    def _read_alone(self, key: str) -> Entry | Absent | Unreadable:
         return self.exclusively(lambda: next(iter(self.backend.read([key])))).result()
+
+    @property
+    def writable(self) -> bool:
+        """Whether a write would be tried: nothing that it needs has failed for good."""
+        if self.log is not None and self.log.broken:
+            return False
+        return self._journal is None or not self._journal.unwritable
+
+    def tagged(
+        self, normalisation: Normalisation, after: str | None = None
+    ) -> Iterator[tuple[EntryState, str] | Unreadable]:
+        """The state of every entry behind the key `after`, sorted by key, with its tag; each whole.
+
+        An entry that is written meanwhile is as before or as after. Raises StoreError.
+        """
+        self._require()
+        before = self._writes.copy()
+        for found in self._tagged(normalisation, after):
+            key = found.key if isinstance(found, Unreadable) else found[0].key
+            stripe = _stripe(key)
+            if before[stripe] % 2 == 0 and self._writes[stripe] == before[stripe]:
+                yield found
+                continue
+            entry = self._read_alone(key)
+            if not isinstance(entry, Absent):
+                yield _with_tag(entry, normalisation)
+
+    def _tagged(
+        self, normalisation: Normalisation, after: str | None
+    ) -> Iterator[tuple[EntryState, str] | Unreadable]:
+        if isinstance(self.backend, Tagged):
+            for found in self.backend.tagged(EVERYTHING, normalisation):
+                key = found.key if isinstance(found, Unreadable) else found[0].key
+                if after is None or key > after:
+                    yield found
+            return
+        keys = (key for key in self.backend.keys() if after is None or key > after)  # noqa: SIM118 - no dict
+        for entry in self.backend.read(keys):
+            if not isinstance(entry, Absent):  # removed since it was listed
+                yield _with_tag(entry, normalisation)
 
     def exclusively(self, call: Callable[[], T]) -> Future[T]:
         """Call it when no write is on its way; any write that comes later sees what it did."""
@@ -150,9 +288,19 @@ class Store:
                 after = NORMAL.state(content, stored)
             except NotCanonical as error:
                 raise Refused(f"the metadata {error}") from None
-            return Put(key=key, content=content, metadata=stored, before=before, after=after)
+            return Put(
+                key=key,
+                content=content,
+                metadata=stored,
+                before=before,
+                after=after,
+                tag=_tag(entry),
+            )
 
-        return self._submit(_Write(key, conditions, fence, author, decide))
+        write = _Write(key, conditions, fence, author, decide)
+        self._waiting.append(write)
+        self._writer.submit(self._write_waiting)
+        return write.outcome
 
     def delete(
         self,
@@ -168,58 +316,123 @@ class Store:
         """
 
         def decide(entry: Entry | None, before: State | None) -> Change | None:
-            return Remove(key=key, before=before) if before is not None else None
+            return Remove(key=key, before=before, tag=_tag(entry)) if before is not None else None
 
-        return self._submit(_Write(key, conditions, fence, author, decide))
-
-    def _submit(self, write: _Write) -> Future[Change | None]:
+        write = _Write(key, conditions, fence, author, decide)
         self._waiting.append(write)
         self._writer.submit(self._write_waiting)
         return write.outcome
+
+    def write(
+        self,
+        changes: Sequence[Change],
+        normalisation: Normalisation = NORMAL,
+        *,
+        fence: int | None = None,
+        author: Author = NOBODY,
+    ) -> Future[Sequence[Receipt]]:
+        """Carry out each change whose precondition holds; the outcome has one receipt for each.
+
+        No key is named twice. The states `after` are exact, `before` are under `normalisation`. It
+        raises Superseded when nothing took effect, and StoreError when nothing is known of any.
+        """
+        batch = _Batch(changes, normalisation, fence, author)
+        self._batches.append(batch)
+        self._writer.submit(self._write_waiting)
+        return batch.outcome
 
     # In the writer's thread
 
     def _write_waiting(self) -> None:
         """Carry out what waits, and answer it."""
-        turn = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
-        turn = [write for write in turn if write.outcome.set_running_or_notify_cancel()]
+        turn = [each for each in self._next() if each.outcome.set_running_or_notify_cancel()]
         while turn:
             try:
                 turn = self._round(turn)
+            except Overtaken as error:  # nothing took effect
+                for each in turn:
+                    if each.fence is not None and each.fence < error.fence:
+                        each.outcome.set_exception(Superseded(error.fence))
+                turn = [each for each in turn if not each.outcome.done()]
             except Exception as error:  # noqa: BLE001 - whoever waits raises it; none waits for ever
-                for write in turn:
-                    if not write.outcome.done():
-                        write.outcome.set_exception(_of_the_store(error))
+                for each in turn:
+                    if not each.outcome.done():
+                        each.failed(error, began=self._began)
                 return
 
-    def _round(self, turn: list[_Write]) -> list[_Write]:
+    def _next(self) -> list[_Write | _Batch]:
+        """What shares the next turn. Single writes have a place in each, however many batches wait:
+        so one of them waits for two turns at most."""
+        singles = min(len(self._waiting), BATCH)
+        turn: list[_Write | _Batch] = [self._waiting.popleft() for _ in range(singles)]
+        room = TURN
+        while self._batches and (room == TURN or len(self._batches[0].changes) <= room):
+            batch = self._batches.popleft()
+            room -= len(batch.changes)
+            turn.append(batch)
+        return turn
+
+    def _round(self, turn: list[_Write | _Batch]) -> list[_Write | _Batch]:
         """Answer what can be answered now, with one batch; the rest, in order."""
+        self._began = False
         self._require()
-        keys = sorted({write.key for write in turn})
-        found = dict(zip(keys, self.backend.read(keys), strict=True))
-        chosen: dict[str, tuple[_Write, Change]] = {}
-        rest = []
-        for write in turn:
-            if write.key in chosen:
-                rest.append(write)
+        turn = [each for each in turn if self._admitted(each)]
+        keys = sorted({key for each in turn for key in _looked_at(each)})
+        found = dict(zip(keys, self.backend.read(keys), strict=True)) if keys else {}
+        chosen: dict[str, tuple[_Write | _Batch, Change]] = {}
+        rest: list[_Write | _Batch] = []
+        for each in turn:
+            if isinstance(each, _Batch):
+                self._choose(each, found, chosen)
+            elif each.key in chosen:
+                rest.append(each)
+            elif (change := self._decided(each, found[each.key])) is not None:
+                chosen[each.key] = each, change
+        if chosen:
+            changes = [change for _, change in chosen.values()]
+            authors = {key: each.author for key, (each, _) in chosen.items()}
+            fences = [each.fence for each, _ in chosen.values() if each.fence is not None]
+            receipts = self._carry_out(changes, authors, max(fences, default=None))
+            again: list[_Write | _Batch] = []
+            for (each, change), receipt in zip(chosen.values(), receipts, strict=True):
+                if isinstance(each, _Batch):
+                    _noted(each, change, receipt)
+                elif not _answered(each, change, receipt):
+                    again.append(each)
+            rest = again + rest
+        return rest + [each for each in turn if isinstance(each, _Batch) and not each.answered()]
+
+    def _admitted(self, each: _Write | _Batch) -> bool:
+        """Whether its fence still holds; else it has its outcome."""
+        try:
+            self.lock.check(each.fence)
+        except Superseded as error:
+            each.outcome.set_exception(error)
+            return False
+        return True
+
+    def _choose(
+        self,
+        batch: _Batch,
+        found: Mapping[str, Entry | Absent | Unreadable],
+        chosen: dict[str, tuple[_Write | _Batch, Change]],
+    ) -> None:
+        """Take what no other client changes in this round."""
+        for change in batch.left:
+            if change.key in chosen:
                 continue
-            change = self._decided(write, found[write.key])
-            if change is not None:
-                chosen[write.key] = write, change
-        changes = [change for _, change in chosen.values()]
-        again = []
-        if changes:
-            authors = {write.key: write.author for write, _ in chosen.values()}
-            receipts = self._carry_out(changes, authors)
-            for (write, change), receipt in zip(chosen.values(), receipts, strict=True):
-                if not _answered(write, change, receipt):
-                    again.append(write)
-        return again + rest
+            if batch.exact:
+                chosen[change.key] = batch, change
+            else:
+                made = _exact(change, found[change.key], batch.normalisation)
+                if isinstance(made, Put | Remove):
+                    chosen[change.key] = batch, made
+                else:
+                    batch.receipts[change.key] = made
 
     def _decided(self, write: _Write, found: Entry | Absent | Unreadable) -> Change | None:
         """The change to make; None where the write has its outcome already."""
         try:
-            self.lock.check(write.fence)
             if isinstance(found, Unreadable):
                 raise Refused(found.reason)
             entry = found if isinstance(found, Entry) else None
@@ -229,36 +442,105 @@ class Store:
         except NotCanonical as error:
             write.outcome.set_exception(Refused(f"its metadata {error}"))
             return None
-        except (Refused, PreconditionFailed, Superseded) as error:
+        except (Refused, PreconditionFailed) as error:
             write.outcome.set_exception(error)
             return None
         if change is None:
             write.outcome.set_result(None)
         return change
 
-    def _carry_out(self, changes: list[Change], authors: Mapping[str, Author]) -> Sequence[Receipt]:
+    def _carry_out(
+        self, changes: list[Change], authors: Mapping[str, Author], fence: int | None
+    ) -> Sequence[Receipt]:
         stripes = {_stripe(change.key) for change in changes}
-        for stripe in stripes:
-            self._writes[stripe] += 1
+
+        def begin(ready: Sequence[Change]) -> None:
+            # Not before: while they are staged, readers see what stands there.
+            self._began = True
+            for stripe in stripes:
+                self._writes[stripe] += 1
+
         try:
             if self._journal is None:
-                return self._recorded(changes, authors, UNATTENDED)
+                return self._recorded(changes, authors, Session(run=RUN, intend=begin, fence=fence))
             head = self.log.head if self.log is not None else None
             # The journal lets go of a batch when the log has it: whatever comes in between, either
             # this server has recorded what it did, or the next one does.
             with self._journal.writing(authors, head) as intend:
-                return self._recorded(changes, authors, Session(run=RUN, intend=intend))
+
+                def journalled(ready: Sequence[Change]) -> None:
+                    intend(ready)
+                    begin(ready)
+
+                session = Session(run=RUN, intend=journalled, fence=fence)
+                return self._recorded(changes, authors, session)
         finally:
-            for stripe in stripes:
-                self._writes[stripe] += 1
+            if self._began:
+                for stripe in stripes:
+                    self._writes[stripe] += 1
 
     def _recorded(
         self, changes: list[Change], authors: Mapping[str, Author], session: Session
     ) -> Sequence[Receipt]:
+        begin = time.perf_counter()
         receipts = self.backend.write(changes, NORMAL, session)
         if self.log is not None:
             self.log.record(changes, receipts, authors)
+        if self._metrics is not None:
+            self._metrics.committed(changes, receipts, time.perf_counter() - begin)
         return receipts
+
+
+def _looked_at(each: _Write | _Batch) -> Sequence[str]:
+    """The keys whose entries must be seen to know what to change."""
+    if isinstance(each, _Write):
+        return (each.key,)
+    return () if each.exact else [change.key for change in each.left]
+
+
+def _exact(
+    change: Change, found: Entry | Absent | Unreadable, normalisation: Normalisation
+) -> Change | Receipt:
+    """The change from what stands there, where that is as before under the normalisation."""
+    try:
+        state = state_of(found, normalisation)
+        exact = state_of(found, NORMAL)
+    except Unknown as error:
+        return Failed(key=change.key, reason=str(error), intact=True)
+    if state != change.before:
+        return Drifted(key=change.key, found=state)
+    tag = _tag(found if isinstance(found, Entry) else None)
+    return msgspec.structs.replace(change, before=exact, tag=tag)
+
+
+def _noted(batch: _Batch, change: Change, receipt: Receipt) -> None:
+    """Keep what became of a change, or that it has to look again."""
+    if not batch.exact and isinstance(receipt, Stored) and isinstance(change, Put):
+        state = batch.normalisation.state(change.content, change.metadata)
+        receipt = msgspec.structs.replace(receipt, state=state)
+    if not batch.exact and isinstance(receipt, Drifted):
+        # Somebody edits the folder by hand between our look and our write.
+        batch.tries += 1
+        if batch.tries < TRIES:
+            return
+        reason = "somebody else keeps changing this entry"
+        receipt = Failed(key=change.key, reason=reason, intact=True, kept=receipt.kept)
+    batch.receipts[change.key] = receipt
+
+
+def _with_tag(
+    entry: Entry | Unreadable, normalisation: Normalisation
+) -> tuple[EntryState, str] | Unreadable:
+    if isinstance(entry, Unreadable):
+        return entry
+    try:
+        return normalisation.entry_state(entry), tag_of(entry.content, entry.metadata)
+    except NotCanonical as error:
+        return Unreadable(key=entry.key, reason=f"its metadata {error}")
+
+
+def _tag(entry: Entry | None) -> str:
+    return tag_of(entry.content, entry.metadata) if entry is not None else ""
 
 
 def _stripe(key: str) -> int:
