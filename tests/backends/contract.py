@@ -11,11 +11,14 @@ from random import Random
 
 from tests.conftest import put_entry
 from tests.emulation.existing_server import ExistingServer
+from tests.postgres import Server, fresh_schema
 
+from hdev_memory.backends import open_backend
 from hdev_memory.backends.base import Backend, Put, Secret, Where
 from hdev_memory.backends.ephemeral import EphemeralBackend
 from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.backends.http import HttpBackend
+from hdev_memory.backends.postgres_url import PostgresUrl, parse
 from hdev_memory.backends.sqlite import SqliteBackend
 from hdev_memory.conformance.subject import Faults, Subject
 from hdev_memory.core.entry import Metadata, Normalisation
@@ -27,9 +30,11 @@ KINDS = (
     "ephemeral",
     "filesystem",
     "sqlite",
+    "postgres",
     "http-ephemeral",
     "http-filesystem",
     "http-sqlite",
+    "http-postgres",
     "http-existing",
 )
 
@@ -86,6 +91,51 @@ def faults_of_sqlite(file: Path) -> Faults:
     return Faults(damage, vanish)
 
 
+def faults_of_postgres(url: PostgresUrl) -> Faults:
+    """What somebody can do who is the owner of the tables."""
+
+    @contextlib.contextmanager
+    def damage(key: str) -> Iterator[None]:
+        with statements_of(url) as run:
+            ((content,),) = run("SELECT content FROM entries WHERE key = %s", key)
+            run("UPDATE entries SET content = 'edited' WHERE key = %s", key)
+            yield
+            assert run("SELECT content FROM entries WHERE key = %s", key) == [(b"edited",)]
+            run("UPDATE entries SET content = %s WHERE key = %s", content, key)
+
+    @contextlib.contextmanager
+    def vanish() -> Iterator[None]:
+        with statements_of(url) as run:
+            run(f"ALTER SCHEMA {url.schema} RENAME TO {url.schema}_away")
+            yield
+            run(f"ALTER SCHEMA {url.schema}_away RENAME TO {url.schema}")
+
+    return Faults(damage, vanish)
+
+
+@contextlib.contextmanager
+def statements_of(url: PostgresUrl) -> Iterator[Callable[..., list[tuple[object, ...]]]]:
+    """A way to run statements in a schema of a PostgreSQL by hand."""
+    import psycopg
+
+    assert url.password is not None
+    with psycopg.connect(
+        host=url.hosts[0][0],
+        port=url.hosts[0][1],
+        dbname=url.database,
+        user=url.user,
+        password=url.password.reveal(),
+        autocommit=True,
+        options=f"-c search_path={url.schema}",
+    ) as connection:
+
+        def run(sql: str, *values: object) -> list[tuple[object, ...]]:
+            cursor = connection.execute(sql, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+        yield run
+
+
 @contextlib.contextmanager
 def statements(file: Path) -> Iterator[Callable[..., list[tuple[object, ...]]]]:
     """A way to run statements in an SQLite file by hand."""
@@ -103,7 +153,9 @@ def put(key: str, content: bytes, metadata: Metadata) -> Put:
 
 
 @contextlib.contextmanager
-def inside(kind: str, root: Path) -> Iterator[tuple[Callable[[], Backend], Faults]]:
+def inside(
+    kind: str, root: Path, database: Callable[[], Server] | None = None
+) -> Iterator[tuple[Callable[[], Backend], Faults]]:
     """A store without a server: how it is opened, and what can be done to it."""
     if kind == "ephemeral":
         first = EphemeralBackend("contract")
@@ -111,19 +163,26 @@ def inside(kind: str, root: Path) -> Iterator[tuple[Callable[[], Backend], Fault
     elif kind == "sqlite":
         file = root / "memory.db"
         yield lambda: SqliteBackend(str(file), must_exist=False), faults_of_sqlite(file)
+    elif kind == "postgres":
+        assert database is not None
+        url = parse(database().url(fresh_schema()))
+        where = Where("postgres", url.location, url.password, url.user)
+        yield lambda: open_backend(where, must_exist=False), faults_of_postgres(url)
     else:
         put_entry(root, "theirs/a", "not to be touched", {"k": 1})
         yield lambda: FilesystemBackend(str(root), must_exist=True), faults_in(root)
 
 
 @contextlib.contextmanager
-def store(kind: str, root: Path) -> Iterator[tuple[Callable[[], Backend], Faults]]:
+def store(
+    kind: str, root: Path, database: Callable[[], Server] | None = None
+) -> Iterator[tuple[Callable[[], Backend], Faults]]:
     """A store that holds something already: how it is opened, and what can be done to it."""
     root.mkdir()
     protocol, _, behind = kind.rpartition("-")
     with contextlib.ExitStack() as stack:
-        opened, faults = stack.enter_context(inside(behind, root))
-        if behind in ("ephemeral", "sqlite"):
+        opened, faults = stack.enter_context(inside(behind, root, database))
+        if behind in ("ephemeral", "sqlite", "postgres"):
             with opened() as first:
                 first.write([put("theirs/a", b"not to be touched", {"k": 1})], Normalisation())
         if not protocol:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -88,6 +89,9 @@ _CONNECTIONS = 16
 
 _TRIES = 5
 """How often a change looks again in its transaction, and how often a transaction begins again."""
+
+SETTLE_SECONDS = 10.0
+"""How long to look for what became of a batch whose connection was lost."""
 
 STATE_COLUMNS = (
     "key, metadata, content_digest, metadata_digest, size, lf_digest, lf_size, tag, length(content)"
@@ -298,7 +302,13 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
 
     def _open(self, *, must_exist: bool) -> None:
         """Look at what is there. Raises HdevError."""
-        if not self._there() and must_exist:
+        try:
+            there = self._there()
+        except BaseException:
+            self.close()
+            raise
+        if must_exist and not there:
+            self.close()
             raise StoreError(
                 "There is no memory in the source database.",
                 why=f"{self._location} holds no tables of ours.",
@@ -547,10 +557,16 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
         """
         if isinstance(error.error, LockedError):
             raise error.error from None
-        try:
-            rows = self._rows([one.change.key for one in ready], -1)
-        except HdevError:
-            rows = None
+        keys = [one.change.key for one in ready]
+
+        def look() -> dict[str, Row] | None:
+            try:
+                return self._rows(keys, -1)
+            except HdevError:
+                return None
+
+        # A database that was started again is back in a moment.
+        rows = patiently(look) if isinstance(error.error, BackendError) else look()
         receipts: dict[str, Receipt] = {}
         for one in ready:
             key = one.change.key
@@ -740,7 +756,7 @@ def _wanted(change: Change) -> Row | None:
         raise _Refusal(TOO_LARGE)
     try:
         state = _EXACT.state(content, change.metadata)
-        canonical_json(change.metadata)
+        canonical_json({k: v for k, v in change.metadata.items() if k in BOOKKEEPING})
     except NotCanonical as error:
         raise _Refusal(f"the metadata {error}") from None
     lf = _LF.content(content)
@@ -841,6 +857,16 @@ def _receipt(one: Ready, told: Row | str, normalisation: Normalisation) -> Recei
         why = "the database stored something else than it was sent"
         return Failed(key=key, reason=why, intact=False)
     return Stored(key=key, state=_state(told, _metadata(told), normalisation))
+
+
+def patiently(look: Callable[[], T | None]) -> T | None:
+    """What `look` finds, asked again for a while as long as it finds nothing."""
+    ends = time.monotonic() + SETTLE_SECONDS
+    pause = 0.05
+    while (found := look()) is None and time.monotonic() < ends:
+        time.sleep(pause)
+        pause = min(1.0, pause * 2)
+    return found
 
 
 def unreachable(location: str, why: str) -> BackendError:

@@ -185,6 +185,8 @@ class SqliteBackend(SqlBackend[sqlite3.Connection]):
                 "The database file cannot be made.", why=f"{self._path}: {error.strerror}."
             ) from None
         with self._pool.borrowed() as connection:
+            # Several entries of a usual size on a page, where pages of 4 KiB would hold one each.
+            self._run(connection, "PRAGMA page_size = 16384")
             self._run(connection, "PRAGMA journal_mode = WAL")
             self._begin(connection, writing=True)
             if self._identity(connection) is None:

@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -35,10 +35,10 @@ from hdev_memory.core.entry import (
     display_name,
 )
 from hdev_memory.core.protocol import NDJSON, PATH, PROTOCOL
-from hdev_memory.errors import HdevError
+from hdev_memory.errors import BackendError, HdevError
 from hdev_memory.server import protocol
 from hdev_memory.server.access import Access, Client
-from hdev_memory.server.audit import MAX_PAGE_RECORDS, Author, ServerLog
+from hdev_memory.server.audit import MAX_PAGE_RECORDS, Author, WriteLog
 from hdev_memory.server.conditions import (
     Conditions,
     Malformed,
@@ -57,6 +57,7 @@ from hdev_memory.server.lease import (
     Held,
     Lease,
     LeaseLock,
+    Lock,
     Superseded,
 )
 from hdev_memory.server.limits import DEFAULT, Limits
@@ -110,8 +111,8 @@ def create_app(
     limits: Limits = DEFAULT,
     require_preconditions: bool = False,
     journal: Journal | None = None,
-    log: ServerLog | None = None,
-    fences: Fences | None = None,
+    log: WriteLog | None = None,
+    lock: Lock | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = _now,
     metrics: Metrics | None = None,
@@ -121,16 +122,16 @@ def create_app(
 
     `clock` gives seconds for the ends of leases, and for looking at the keys file again; `now` is
     the time that keys expire by. Without a journal a kill may leave an entry half written; without
-    a log nobody can tell later who wrote what; without a file behind `fences` they begin anew with
-    each app. `new_id` makes an id for a request that brings none. `state.access` of the app is
+    a log nobody can tell later who wrote what; without a `lock` its fences begin anew with each
+    app. `new_id` makes an id for a request that brings none. `state.access` of the app is
     who may do what; `state.readiness` and `state.connections` are what `run` tells of. Raises
     ConfigError for a keys file that cannot be used.
     """
     metrics = metrics if metrics is not None else Metrics()
     access = Access(api_key, read_only_api_key, keys_file, clock, now, metrics.wrong_key)
-    lock = LeaseLock(clock, fences if fences is not None else Fences())
+    lock = lock if lock is not None else LeaseLock(clock, Fences())
     store = Store(backend, lock, journal, log, metrics)
-    readiness = Readiness(store)
+    readiness = Readiness(store, limits.ready_seconds)
     server = _Server(
         store,
         store_id,
@@ -214,6 +215,8 @@ async def _detail(request: Request, error: Exception) -> Response:
 
 async def _broken(request: Request, error: Exception) -> Response:
     log.error("%s", error)
+    if isinstance(error, BackendError):  # out of reach, and perhaps back in a moment
+        return answer({"detail": "The storage is out of reach"}, 503, {"Retry-After": "1"})
     return answer({"detail": "The store cannot be read"}, 500)
 
 
@@ -454,9 +457,11 @@ class _Server:
         return Response(page, media_type="application/json")
 
     async def lock(self, request: Request) -> Response:
-        lease = self._store.lock.status()
+        lock = self._store.lock
+        lease = await run_in_threadpool(lock.status)
         if lease is None:
-            return answer({"held": False, "fence": self._store.lock.fence})
+            fence = await run_in_threadpool(lambda: lock.fence)
+            return answer({"held": False, "fence": fence})
         return answer({"held": True, **_shown_lease(lease)})
 
     async def take_lock(self, request: Request) -> Response:
@@ -527,8 +532,7 @@ class _Server:
                 wanted.changes, wanted.normalisation, fence=fence, author=author
             )
             made = await asyncio.wrap_future(call)
-        content = await run_in_threadpool(protocol.receipts, wanted, made)
-        return await _streamed(request, iter([content]))
+        return await _streamed(request, protocol.receipts(wanted, made))
 
     @contextlib.asynccontextmanager
     async def _raw(self, request: Request, limit: int, what: str) -> AsyncIterator[bytes]:
@@ -651,13 +655,15 @@ def _zipped_body(request: Request) -> bool:
             raise HTTPException(415, "A body is gzip or as it is", {"Accept-Encoding": "gzip"})
 
 
-async def _streamed(request: Request, pieces: Iterator[bytes]) -> Response:
+async def _streamed(request: Request, pieces: Generator[bytes, None, None]) -> Response:
     """An answer whose pieces are made in a thread, each when the one before was taken.
 
     What goes wrong before the first one is an error as everywhere; later the answer ends without
     its end.
     """
     headers = {"Vary": "Accept-Encoding"}
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=NDJSON)
     if _takes_gzip(request):
         headers["Content-Encoding"] = "gzip"
         pieces = protocol.zipped(pieces)
@@ -672,9 +678,7 @@ async def _streamed(request: Request, pieces: Iterator[bytes]) -> Response:
         except (HdevError, OSError) as error:
             log.error("an answer was cut: %s", error)
         finally:
-            closing = getattr(pieces, "close", None)
-            if closing is not None:
-                closing()
+            pieces.close()
 
     return StreamingResponse(sent(), headers=headers, media_type=NDJSON)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
@@ -28,6 +29,7 @@ from hdev_memory.backends.base import (
     Session,
     Stored,
     Tagged,
+    Transactional,
     Unknown,
     state_of,
 )
@@ -38,17 +40,19 @@ from hdev_memory.core.entry import (
     Absent,
     Entry,
     EntryState,
+    InvalidKey,
     Metadata,
     Normalisation,
     State,
     Unreadable,
+    check_key,
     tag_of,
 )
-from hdev_memory.errors import StoreError
-from hdev_memory.server.audit import Author, ServerLog
+from hdev_memory.errors import BackendError, StoreError
+from hdev_memory.server.audit import Author, WriteLog
 from hdev_memory.server.conditions import NONE, Conditions, PreconditionFailed, etag
 from hdev_memory.server.journal import RUN, Journal
-from hdev_memory.server.lease import LeaseLock, Superseded
+from hdev_memory.server.lease import Lock, Superseded
 from hdev_memory.server.metrics import Metrics
 
 T = TypeVar("T")
@@ -166,9 +170,9 @@ class Store:
     def __init__(
         self,
         backend: Backend,
-        lock: LeaseLock,
+        lock: Lock,
         journal: Journal | None = None,
-        log: ServerLog | None = None,
+        log: WriteLog | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self.backend = backend
@@ -231,7 +235,8 @@ class Store:
         for found in self._tagged(normalisation, after):
             key = found.key if isinstance(found, Unreadable) else found[0].key
             stripe = _stripe(key)
-            if before[stripe] % 2 == 0 and self._writes[stripe] == before[stripe]:
+            still = before[stripe] % 2 == 0 and self._writes[stripe] == before[stripe]
+            if still or not _is_key(key):
                 yield found
                 continue
             entry = self._read_alone(key)
@@ -258,7 +263,7 @@ class Store:
 
     def _require(self) -> None:
         if not self.backend.present():
-            raise StoreError("The storage is gone.", hint="Put it back, and start the server anew.")
+            raise BackendError("The storage is gone.", hint="Put it back; it is looked for again.")
 
     def keys(self, prefix: str) -> list[str]:
         """The keys below `prefix` (a folder without its slash, or empty for all)."""
@@ -392,7 +397,8 @@ class Store:
             changes = [change for _, change in chosen.values()]
             authors = {key: each.author for key, (each, _) in chosen.items()}
             fences = [each.fence for each, _ in chosen.values() if each.fence is not None]
-            receipts = self._carry_out(changes, authors, max(fences, default=None))
+            # A database refuses the whole batch where the oldest is overtaken: then it is told.
+            receipts = self._carry_out(changes, authors, min(fences, default=None))
             again: list[_Write | _Batch] = []
             for (each, change), receipt in zip(chosen.values(), receipts, strict=True):
                 if isinstance(each, _Batch):
@@ -483,12 +489,28 @@ class Store:
         self, changes: list[Change], authors: Mapping[str, Author], session: Session
     ) -> Sequence[Receipt]:
         begin = time.perf_counter()
-        receipts = self.backend.write(changes, NORMAL, session)
-        if self.log is not None:
-            self.log.record(changes, receipts, authors)
+        with self._together():
+            receipts = self.backend.write(changes, NORMAL, session)
+            if self.log is not None:
+                self.log.record(changes, receipts, authors)
         if self._metrics is not None:
             self._metrics.committed(changes, receipts, time.perf_counter() - begin)
         return receipts
+
+    def _together(self) -> contextlib.AbstractContextManager[None]:
+        """Where the log lies beside the entries, a batch and its records are one transaction."""
+        if self.log is not None and isinstance(self.backend, Transactional):
+            return self.backend.transaction()
+        return contextlib.nullcontext()
+
+
+def _is_key(name: str) -> bool:
+    """Whether it is a key, and not only the name under which something unreadable is shown."""
+    try:
+        check_key(name)
+    except InvalidKey:
+        return False
+    return True
 
 
 def _looked_at(each: _Write | _Batch) -> Sequence[str]:
