@@ -102,7 +102,6 @@ class Access:
         self._listed: list[_Held] = []
         self._mark: tuple[int, ...] | None = None
         self._looked: float | None = clock()
-        self.readable = False
         try:
             there = file is not None and keysfile.mark_of(file) is not None
         except OSError:
@@ -184,4 +183,3 @@ class Access:
             if key.revoked is None
         ]
         self._mark = found.mark
-        self.readable = found.readable

@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -131,7 +131,7 @@ def create_app(
     access = Access(api_key, read_only_api_key, keys_file, clock, now, metrics.wrong_key)
     lock = lock if lock is not None else LeaseLock(clock, Fences())
     store = Store(backend, lock, journal, log, metrics)
-    readiness = Readiness(store)
+    readiness = Readiness(store, limits.ready_seconds)
     server = _Server(
         store,
         store_id,
@@ -532,8 +532,7 @@ class _Server:
                 wanted.changes, wanted.normalisation, fence=fence, author=author
             )
             made = await asyncio.wrap_future(call)
-        content = await run_in_threadpool(protocol.receipts, wanted, made)
-        return await _streamed(request, iter([content]))
+        return await _streamed(request, protocol.receipts(wanted, made))
 
     @contextlib.asynccontextmanager
     async def _raw(self, request: Request, limit: int, what: str) -> AsyncIterator[bytes]:
@@ -656,13 +655,15 @@ def _zipped_body(request: Request) -> bool:
             raise HTTPException(415, "A body is gzip or as it is", {"Accept-Encoding": "gzip"})
 
 
-async def _streamed(request: Request, pieces: Iterator[bytes]) -> Response:
+async def _streamed(request: Request, pieces: Generator[bytes, None, None]) -> Response:
     """An answer whose pieces are made in a thread, each when the one before was taken.
 
     What goes wrong before the first one is an error as everywhere; later the answer ends without
     its end.
     """
     headers = {"Vary": "Accept-Encoding"}
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=NDJSON)
     if _takes_gzip(request):
         headers["Content-Encoding"] = "gzip"
         pieces = protocol.zipped(pieces)
@@ -677,9 +678,7 @@ async def _streamed(request: Request, pieces: Iterator[bytes]) -> Response:
         except (HdevError, OSError) as error:
             log.error("an answer was cut: %s", error)
         finally:
-            closing = getattr(pieces, "close", None)
-            if closing is not None:
-                closing()
+            pieces.close()
 
     return StreamingResponse(sent(), headers=headers, media_type=NDJSON)
 

@@ -21,6 +21,7 @@ class Limits:
     head_seconds     from the connect, or from the first byte after an answer, to a whole head
     idle_seconds     of silence between an answer and the next request
     linger_seconds   for a client to take the next 64 KiB of an answer, or what is left of it
+    ready_seconds    for the storage to say that it is there, before it counts as gone
     body_seconds     for the whole body of a request, and one more for each 64 KiB of it
     """
 
@@ -33,6 +34,7 @@ class Limits:
     head_seconds: float = 15.0
     idle_seconds: int = 5
     linger_seconds: float = 60.0
+    ready_seconds: float = 2.0
     body_seconds: float = 30.0
 
     @property

@@ -15,9 +15,11 @@ from prometheus_client import (
     Histogram,
     Metric,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
+    values,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 from hdev_memory import __version__
@@ -28,15 +30,24 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 ENTRIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
+# A second line for each count, with a time that nobody asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+def buried(shared: Path, worker: int) -> None:
+    """A worker with this process id is gone: what it counted stays, how it stood does not."""
+    mark_process_dead(worker, str(shared))  # type: ignore[no-untyped-call]
+
+
 class Metrics:
     """The counts of one server. `shared` is the folder through which its workers add theirs up.
 
     With it, `PROMETHEUS_MULTIPROC_DIR` must have named the same folder before this module was
-    imported: prometheus-client decides then where its numbers live.
+    imported, and nothing without it: prometheus-client decides then where its numbers live.
     """
 
     def __init__(self, shared: Path | None = None) -> None:
-        self._shared = shared
+        assert values.ValueClass._multiprocess is (shared is not None)
         self._registry = CollectorRegistry()
         # With several workers their files are collected, and the metrics belong to no registry.
         own = self._registry if shared is None else None

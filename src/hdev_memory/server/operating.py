@@ -11,14 +11,11 @@ from starlette.responses import JSONResponse, Response
 from hdev_memory.server.metrics import CONTENT_TYPE, Metrics
 from hdev_memory.server.store import Store
 
-READY_SECONDS = 2.0
-"""A storage that does not answer in this time is not there."""
-
 
 class Readiness:
     """What `/readyz` says, and why."""
 
-    def __init__(self, store: Store, seconds: float = READY_SECONDS) -> None:
+    def __init__(self, store: Store, seconds: float) -> None:
         self._store = store
         self._seconds = seconds
         self._looking: asyncio.Task[bool] | None = None

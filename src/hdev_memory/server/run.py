@@ -64,6 +64,7 @@ class Server(uvicorn.Server):
         stopping: Callable[[], None] = lambda: None,
         drain: float = 0.0,
         grace: float = GRACE_SECONDS,
+        life: int | None = None,
         log_level: str | None = None,
     ) -> None:
         config = Watched(
@@ -85,6 +86,7 @@ class Server(uvicorn.Server):
         self._stopping = stopping
         self._drain = drain
         self._grace = grace
+        self._life = life
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -93,7 +95,14 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._life is not None:
+            asyncio.get_running_loop().add_reader(self._life, self._left_alone)
         self._started_up()
+
+    def _left_alone(self) -> None:
+        assert self._life is not None
+        asyncio.get_running_loop().remove_reader(self._life)
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping()
@@ -117,12 +126,16 @@ def run(
     *,
     drain: float = 0.0,
     grace: float = GRACE_SECONDS,
+    life: int | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called when requests are answered.
 
     A second signal ends the process where it stands, by that signal, as a kill would: what was
     acknowledged is durable, and what was not is finished by the next start. `reload` is called at
     SIGHUP, which ends the server where there is nothing to reload.
+
+    With `life` it is a worker: it serves until SIGTERM, of which there may be several, or until
+    this descriptor has an end.
     """
     state = app.state
     server = Server(
@@ -132,10 +145,11 @@ def run(
         stopping=state.readiness.stop,
         drain=drain,
         grace=grace,
+        life=life,
     )
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if server.should_exit:
+        if server.should_exit and life is None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         server.should_exit = True
@@ -144,7 +158,8 @@ def run(
         if reload is not None:
             reload()
 
-    before = {kind: signal.signal(kind, stop) for kind in (signal.SIGINT, signal.SIGTERM)}
+    kinds = (signal.SIGINT, signal.SIGTERM) if life is None else (signal.SIGTERM,)
+    before = {kind: signal.signal(kind, stop) for kind in kinds}
     if reload is not None:
         before[signal.SIGHUP] = signal.signal(signal.SIGHUP, again)
     try:
