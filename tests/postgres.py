@@ -192,6 +192,9 @@ def shared(base: Path) -> Iterator[Server]:
                 shutil.rmtree(server.folder.parent, ignore_errors=True)
             else:
                 _note(note, server, users - 1)
+                if server.pid in _STARTED:
+                    # It outlives this process on purpose; Popen would warn of it.
+                    _STARTED.pop(server.pid).returncode = 0
 
 
 @contextlib.contextmanager

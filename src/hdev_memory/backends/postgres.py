@@ -34,7 +34,7 @@ from hdev_memory.errors import HdevError, KeyRefusedError, LockedError, StoreErr
 
 Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 
-_OLDEST = 130000  # pg_current_xact_id, by which an outcome can be told after a lost connection
+_OLDEST = 130000  # pg_current_xact_id
 
 _FETCH = 1000
 """Rows of a snapshot that are in memory at a time."""
@@ -233,12 +233,12 @@ class PostgresBackend(SqlBackend[Connection]):
         return True
 
     def _identity(self, connection: Connection) -> str | None:
-        ((there,),) = self._run(
-            connection, "SELECT to_regclass(?) IS NOT NULL", f'"{self._url.schema}".store'
-        )
-        if not there:
-            return None
         try:
+            ((there,),) = self._run(
+                connection, "SELECT to_regclass(?) IS NOT NULL", f'"{self._url.schema}".store'
+            )
+            if not there:
+                return None
             rows = self._run(connection, "SELECT version, id FROM store")
         except (errors.UndefinedColumn, errors.InsufficientPrivilege) as error:
             why = "may not be read by this user"
@@ -344,7 +344,7 @@ class PostgresBackend(SqlBackend[Connection]):
         if not writing:
             self._run(connection, "BEGIN READ ONLY")
             return
-        # Whatever becomes of the connection, the outcome can be asked for by this number.
+        # Whatever becomes of the connection, whether it has ended can be asked by this number.
         cursor = connection.execute("BEGIN; SELECT pg_current_xact_id()::text")
         cursor.nextset()
         ((number,),) = cursor.fetchall()
@@ -358,25 +358,25 @@ class PostgresBackend(SqlBackend[Connection]):
             if error.sqlstate is not None and error.sqlstate[:2] not in ("08", "57", "58", "XX"):
                 raise
             self._disconnect(connection)
-            self._settle(number)
+            over = patiently(lambda: self._over(number))
+            raise NotKnown(
+                "the connection to the database was lost as it was committed",
+                readable=over is not None,
+            ) from None
 
-    def _settle(self, number: str) -> None:
-        """Find out what became of a transaction; nothing is raised where it took effect."""
-        self._pool.clear()
-        found = patiently(lambda: self._outcome(number))
-        if found == "aborted":
-            reason = "the connection to the database was lost before it took effect"
-            raise NoEffect(unreachable(self._location, "the connection was lost"), reason)
-        if found != "committed":
-            raise NotKnown("the connection to the database was lost as it was committed")
+    def _over(self, number: str) -> bool | None:
+        """Whether a transaction has ended, in whichever way; None while that is not known.
 
-    def _outcome(self, number: str) -> str | None:
-        """`committed`, `aborted`, or None while nobody knows."""
+        How it ended is not asked: a server that crashed may give the same number again.
+        """
         try:
-            ((found,),) = self.run("SELECT pg_xact_status(?::text::xid8)", number)
-        except HdevError:
+            with self._pool.borrowed() as connection:
+                ((found,),) = self._run(connection, "SELECT pg_xact_status(?::text::xid8)", number)
+        except errors.InvalidParameterValue:  # of the future: a crash forgot it
+            return True
+        except (HdevError, psycopg.Error):
             return None
-        return None if found == "in progress" else str(found)
+        return True if found != "in progress" else None
 
     def _rollback(self, connection: Connection) -> None:
         self._numbers.pop(id(connection), None)

@@ -144,7 +144,14 @@ class NoEffect(Exception):
 
 
 class NotKnown(Exception):
-    """Whether a transaction took effect, durably, cannot be told; the text says why."""
+    """Whether a transaction took effect, durably, is not known; the text says why.
+
+    `readable` says that it has ended, so that what stands there tells how.
+    """
+
+    def __init__(self, why: str, *, readable: bool = False) -> None:
+        super().__init__(why)
+        self.readable = readable
 
 
 class Pool(Generic[C]):
@@ -536,9 +543,7 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
                 if not error.again or tries == _TRIES:
                     return self._not_written(ready, normalisation, error)
             except NotKnown as error:
-                why = f"it is not known whether it was written: {error}"
-                keys = [one.change.key for one in ready]
-                return {key: Failed(key=key, reason=why, intact=False) for key in keys}
+                return self._told_by_reading(ready, normalisation, error)
             except Overtaken:
                 if session.fence is not None:
                     raise
@@ -557,16 +562,8 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
         """
         if isinstance(error.error, LockedError):
             raise error.error from None
-        keys = [one.change.key for one in ready]
-
-        def look() -> dict[str, Row] | None:
-            try:
-                return self._rows(keys, -1)
-            except HdevError:
-                return None
-
         # A database that was started again is back in a moment.
-        rows = patiently(look) if isinstance(error.error, BackendError) else look()
+        rows = self._standing(ready, patient=isinstance(error.error, BackendError))
         receipts: dict[str, Receipt] = {}
         for one in ready:
             key = one.change.key
@@ -575,6 +572,38 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
                 refusal = _refusal(one.change, rows.get(key), normalisation)
             receipts[key] = refusal or Failed(key=key, reason=error.reason, intact=rows is not None)
         return receipts
+
+    def _told_by_reading(
+        self, ready: Sequence[Ready], normalisation: Normalisation, error: NotKnown
+    ) -> Mapping[str, Receipt]:
+        """The receipts of a transaction that has ended, nobody knows how: what stands there."""
+        rows = self._standing(ready, patient=True) if error.readable else None
+        receipts: dict[str, Receipt] = {}
+        for one in ready:
+            key = one.change.key
+            why = f"it is not known whether it was written: {error}"
+            receipts[key] = Failed(key=key, reason=why, intact=False)
+            if rows is None:
+                continue
+            row = rows.get(key)
+            if row == (one.wanted._replace(content=None) if one.wanted is not None else None):
+                receipts[key] = _receipt(one, row if row is not None else key, normalisation)
+            elif _refusal(one.change, row, normalisation) is None:
+                why = f"it was not written: {error}"
+                receipts[key] = Failed(key=key, reason=why, intact=True)
+        return receipts
+
+    def _standing(self, ready: Sequence[Ready], *, patient: bool) -> dict[str, Row] | None:
+        """The rows of these changes as they are now; None where they cannot be had."""
+        keys = [one.change.key for one in ready]
+
+        def look() -> dict[str, Row] | None:
+            try:
+                return self._rows(keys, -1)
+            except HdevError:
+                return None
+
+        return patiently(look) if patient else look()
 
     def _effects(
         self,
