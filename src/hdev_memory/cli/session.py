@@ -155,7 +155,7 @@ _KEYS = ("api_key", "source_api_key", "target_api_key")
 
 
 def _prompted(home: Path) -> Iterator[str]:
-    """Lines from a prompt, with history (never of lines with a key or a password) and completion."""
+    """Lines from a prompt, with completion, and a history without lines with a key or password."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory
