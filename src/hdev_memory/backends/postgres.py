@@ -72,31 +72,32 @@ _RETURNED = (
     f"entries.key, entries.metadata, {_DIGEST}, entries.metadata_digest, entries.size,"
     " entries.lf_digest, entries.lf_size, entries.tag, length(entries.content)"
 )
-_AS_LOOKED_AT = (
-    "entries.key = looked.key AND entries.content_digest = looked.digest"
-    f" AND entries.metadata = looked.metadata AND {_DIGEST} = entries.content_digest"
-)
-_LOOKED = "unnest(%b::text[], %b::text[], %b::text[])"
-_WANTED = (
-    "unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::bigint[], %b::text[],"
-    " %b::bigint[], %b::text[], %b::bytea[])"
-)
+_TEXTS, _BIGINTS = "%b::text[]", "%b::bigint[]"
 _COLUMNS = "key, metadata, content_digest, metadata_digest, size, lf_digest, lf_size, tag, content"
-_KEEP = "SELECT key FROM entries WHERE key = ANY(%b::text[]) ORDER BY key FOR UPDATE"
+_VALUES = (
+    f"{_TEXTS}, {_TEXTS}, {_TEXTS}, {_TEXTS}, {_BIGINTS}, {_TEXTS}, {_BIGINTS}, {_TEXTS},"
+    " %b::bytea[]"
+)
+_AS_LOOKED_AT = (
+    "entries.key = looked.key AND entries.content_digest = looked.was_digest"
+    f" AND entries.metadata = looked.was_metadata AND {_DIGEST} = entries.content_digest"
+)
+# One order for everybody who changes rows: nobody waits for who waits for him.
+_KEEP = f"SELECT key FROM entries WHERE key = ANY({_TEXTS}) ORDER BY key FOR UPDATE"
 _CREATE = (
-    f"INSERT INTO entries ({_COLUMNS}) SELECT * FROM {_WANTED}"
+    f"INSERT INTO entries ({_COLUMNS}) SELECT * FROM unnest({_VALUES})"
     f" ON CONFLICT (key) DO NOTHING RETURNING {_RETURNED}"
 )
 _OVERWRITE = (
-    "UPDATE entries SET metadata = w.metadata, content_digest = w.content_digest,"
-    " metadata_digest = w.metadata_digest, size = w.size, lf_digest = w.lf_digest,"
-    " lf_size = w.lf_size, tag = w.tag, content = w.content"
-    f" FROM {_LOOKED} AS looked(key, digest, metadata) JOIN {_WANTED} AS w({_COLUMNS})"
-    f" USING (key) WHERE {_AS_LOOKED_AT} RETURNING {_RETURNED}"
+    "UPDATE entries SET metadata = looked.metadata, content_digest = looked.content_digest,"
+    " metadata_digest = looked.metadata_digest, size = looked.size, lf_digest = looked.lf_digest,"
+    " lf_size = looked.lf_size, tag = looked.tag, content = looked.content"
+    f" FROM unnest({_TEXTS}, {_TEXTS}, {_VALUES}) AS looked(was_digest, was_metadata, {_COLUMNS})"
+    f" WHERE {_AS_LOOKED_AT} RETURNING {_RETURNED}"
 )
 _DELETE = (
-    f"DELETE FROM entries USING {_LOOKED} AS looked(key, digest, metadata)"
-    f" WHERE {_AS_LOOKED_AT} RETURNING entries.key"
+    f"DELETE FROM entries USING unnest({_TEXTS}, {_TEXTS}, {_TEXTS})"
+    f" AS looked(was_digest, was_metadata, key) WHERE {_AS_LOOKED_AT} RETURNING entries.key"
 )
 
 
@@ -408,7 +409,8 @@ class PostgresBackend(SqlBackend[Connection]):
                 values = (*_looked(overwritten), *_wanted(overwritten))
                 asked.append(connection.execute(_OVERWRITE, values, binary=True))
             if deleted:
-                asked.append(connection.execute(_DELETE, _looked(deleted), binary=True))
+                values = (*_looked(deleted), [one.change.key for one in deleted])
+                asked.append(connection.execute(_DELETE, values, binary=True))
         for cursor in asked:
             for row in cursor:
                 yield row[0] if len(row) == 1 else Row(*row)
@@ -435,10 +437,9 @@ def _arguments(url: PostgresUrl, user: str | None, password: Secret | None) -> d
     return asked
 
 
-def _looked(ready: Sequence[Ready]) -> tuple[list[str], ...]:
+def _looked(ready: Sequence[Ready]) -> tuple[list[Any], ...]:
     rows = [one.looked for one in ready if one.looked is not None]
-    keys = [row.key for row in rows]
-    return keys, [row.content_digest for row in rows], [row.metadata for row in rows]
+    return [row.content_digest for row in rows], [row.metadata for row in rows]
 
 
 def _wanted(ready: Sequence[Ready]) -> tuple[list[Any], ...]:
