@@ -76,6 +76,27 @@ def test_a_server_that_is_not_there_is_out_of_reach():
     assert PASSWORD not in told(refused.value)
 
 
+def arguments(location):
+    from hdev_memory.backends.postgres import _arguments
+
+    return _arguments(parse(location), "u", Secret(PASSWORD))
+
+
+@pytest.mark.parametrize(
+    ("location", "refused"),
+    [
+        ("postgres://h/d", True),
+        ("postgres://h/d?sslmode=prefer", True),
+        ("postgres://h/d?sslmode=verify-full", False),
+        ("postgres://localhost/d", False),
+    ],
+)
+def test_the_password_is_not_given_in_the_clear_to_another_machine(location, refused, monkeypatch):
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+
+    assert (arguments(location).get("require_auth") == "!password") is refused
+
+
 def test_a_database_that_cannot_hold_every_key_is_refused(postgres, database):
     name = f"d_{os.urandom(6).hex()}"
     with database.by_hand() as run:

@@ -22,7 +22,7 @@ from hdev_memory.backends.base import (
 from hdev_memory.backends.sql import INLINE_BYTES
 from hdev_memory.core.audit import EMPTY, Headmark
 from hdev_memory.core.entry import Absent, Entry, Normalisation, Unreadable, tag_of
-from hdev_memory.errors import LockedError, StoreError
+from hdev_memory.errors import BackendError, LockedError, StoreError
 
 WRITERS = 32
 
@@ -176,6 +176,23 @@ def test_a_snapshot_is_of_one_moment(backend, database):
 
     assert [first.key, *(item.key for item in rest)] == [f"k{n:04}" for n in range(1500)]
     assert rest[0].state == state()
+
+
+def test_snapshots_that_nobody_takes_keep_nobody_else_waiting(backend):
+    backend.write([put(f"k{number:04}") for number in range(1500)], NORMAL)
+    taken = [backend.snapshot(EVERYTHING, NORMAL) for _ in range(8)]
+    firsts = [next(snapshot).key for snapshot in taken]
+    with pytest.raises(BackendError, match="Every connection to the database is in use"):
+        next(backend.snapshot(EVERYTHING, NORMAL))
+    receipt = one(backend, put("new"))
+    found = read(backend, "new")
+    for snapshot in taken:
+        snapshot.close()
+
+    assert firsts == ["k0000"] * 8
+    assert isinstance(receipt, Stored)
+    assert isinstance(found, Entry)
+    assert sum(1 for _ in backend.snapshot(EVERYTHING, NORMAL)) == 1501
 
 
 def test_of_writers_that_saw_the_same_tag_one_wins_though_only_bookkeeping_differs(
