@@ -6,7 +6,6 @@ import sys
 import threading
 import traceback
 
-import psycopg
 import pytest
 from tests import postgres as real_postgres
 from tests.backends.contract import statements_of
@@ -17,6 +16,8 @@ from hdev_memory.backends.base import PERMISSION_DENIED, Drifted, Failed, Secret
 from hdev_memory.backends.postgres_url import parse
 from hdev_memory.core.entry import Absent
 from hdev_memory.errors import BackendError, KeyRefusedError, StoreError, UsageError
+
+psycopg = pytest.importorskip("psycopg")
 
 PASSWORD = real_postgres.PASSWORD
 

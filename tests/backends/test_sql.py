@@ -222,10 +222,11 @@ def test_of_writers_that_saw_the_same_tag_one_wins_though_only_bookkeeping_diffe
 
 COUNTING = """
 import sys, threading
-from tests.backends.databases import NORMAL, put, state
 from hdev_memory.backends import open_backend
-from hdev_memory.backends.base import Secret, Stored, Where
+from hdev_memory.backends.base import Put, Secret, Stored, Where
+from hdev_memory.core.entry import Normalisation
 
+NORMAL = Normalisation()
 kind, location, user = sys.argv[1:4]
 password = sys.stdin.readline().strip()
 acknowledged = []
@@ -236,9 +237,10 @@ def count():
         while len(acknowledged) < 15:
             (found,) = backend.read(["count"])
             number = int(found.content) + 1
-            (receipt,) = backend.write(
-                [put("count", b"%d" % number, before=state(found.content))], NORMAL
-            )
+            content = b"%d" % number
+            before, after = NORMAL.state(found.content, {}), NORMAL.state(content, {})
+            change = Put(key="count", content=content, metadata={}, before=before, after=after)
+            (receipt,) = backend.write([change], NORMAL)
             if isinstance(receipt, Stored):
                 acknowledged.append(number)
 
