@@ -82,9 +82,11 @@ _VALUES = (
     f"{_TEXTS}, {_TEXTS}, {_TEXTS}, {_TEXTS}, {_BIGINTS}, {_TEXTS}, {_BIGINTS}, {_TEXTS},"
     " %b::bytea[]"
 )
+# The CASE keeps the planner from taking the digest of every content there is, to join by it.
 _AS_LOOKED_AT = (
     "entries.key = looked.key AND entries.content_digest = looked.was_digest"
-    f" AND entries.metadata = looked.was_metadata AND {_DIGEST} = entries.content_digest"
+    " AND entries.metadata = looked.was_metadata"
+    f" AND CASE WHEN entries.key = looked.key THEN {_DIGEST} = looked.was_digest END"
 )
 # One order for everybody who changes rows: nobody waits for who waits for him.
 _KEEP = f"SELECT key FROM entries WHERE key = ANY({_TEXTS}) ORDER BY key FOR UPDATE"
