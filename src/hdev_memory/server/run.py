@@ -173,7 +173,9 @@ def run(
 def serve_in_thread(app: Starlette) -> Iterator[str]:
     """Serve any app on a free loopback port while the context lasts; gives the URL."""
     opened = listen("127.0.0.1", 0)
-    connections = getattr(app.state, "connections", None) or Connections(Metrics())
+    # An app of a test may be a plain function, without our state.
+    state = getattr(app, "state", None)
+    connections = getattr(state, "connections", None) or Connections(Metrics())
     server = Server(app, connections, grace=10.0, log_level="critical")
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()
