@@ -27,7 +27,7 @@ from hdev_memory.server.limits import Limits
 from hdev_memory.server.run import serve_in_thread
 
 OWNER, READER = "key-of-the-owner", "key-of-the-reader"
-SMALL = Limits(entry_bytes=1000, batch_entries=40, batch_least=100_000)
+SMALL = Limits(entry_bytes=1000, batch_entries=40, batch_least_bytes=100_000)
 BOTH = ("ephemeral", "folder")
 
 
@@ -342,7 +342,7 @@ def test_a_list_of_keys_that_is_none_is_refused(many, body, status):
 
 
 def test_an_answer_that_would_be_too_much_ends_early_with_one_entry_at_least(backend):
-    limits = Limits(entry_bytes=10, batch_entries=40, batch_least=0)
+    limits = Limits(entry_bytes=10, batch_entries=40, batch_least_bytes=0)
     backend._entries.update({f"k{n}": (b"x" * 30_000, {}) for n in range(6)})
     backend._entries["k5"] = (b"x" * limits.batch_bytes, {})
     with connected(backend, limits=limits) as many:
