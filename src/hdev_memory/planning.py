@@ -11,9 +11,18 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from hdev_memory.backends import postgres_url
-from hdev_memory.backends.base import Abreast, Endpoint, Reader, Scope
+from hdev_memory.backends.base import Endpoint, Reader, Scope, Stretched
 from hdev_memory.core import events
-from hdev_memory.core.diff import AnyAction, Observed, Rules, TargetOnly, Unchanged, diff
+from hdev_memory.core.diff import (
+    AnyAction,
+    Outcome,
+    Rules,
+    Seen,
+    TargetOnly,
+    Unchanged,
+    UnchangedStretch,
+    diff,
+)
 from hdev_memory.core.entry import EntryState, Normalisation, agree
 from hdev_memory.core.plan import (
     End,
@@ -28,6 +37,7 @@ from hdev_memory.core.plan import (
     encode,
 )
 from hdev_memory.core.policy import Facts, held
+from hdev_memory.core.stretch import Stretch
 from hdev_memory.errors import PolicyError, StoreError, UsageError
 from hdev_memory.findings import Judge, Watch
 
@@ -83,6 +93,8 @@ def plan(
     ours = _Counted("source", source, emit)
     theirs = _Counted("target", target, emit)
     collector = _Collector(normalisation, request.elsewhere)
+    # A server's answers come by threads that hash (its TLS), and beside those there is no fork.
+    aside = source.endpoint.kind == target.endpoint.kind == "filesystem"
     watch = Watch([request.judge] if request.judge is not None else [])
 
     def tail() -> Tail:
@@ -103,8 +115,8 @@ def plan(
 
     with (
         watch,
-        contextlib.closing(ours.counted(_beside(source, target, scope, normalisation))) as left,
-        contextlib.closing(theirs.counted(target.snapshot(scope, normalisation))) as right,
+        contextlib.closing(ours.counted(_seen(source, scope, normalisation, aside=aside))) as left,
+        contextlib.closing(theirs.counted(_seen(target, scope, normalisation))) as right,
     ):
         outcomes = diff(left, right, rules, target.obstacle)
         yield from encode(head, watch.watched(collector.actions(outcomes)), tail)
@@ -130,15 +142,12 @@ def _changed_meanwhile(key: str) -> None:
     )
 
 
-def _beside(
-    reader: Reader, other: Reader, scope: Scope, normalisation: Normalisation
-) -> Iterator[Observed]:
-    """The snapshot of `reader`, read while `other` is, where both are folders.
-
-    A server's answers come by threads that hash (its TLS), and beside those there is no fork.
-    """
-    if reader.endpoint.kind == other.endpoint.kind == "filesystem" and isinstance(reader, Abreast):
-        return reader.snapshot_abreast(scope, normalisation)
+def _seen(
+    reader: Reader, scope: Scope, normalisation: Normalisation, *, aside: bool = False
+) -> Iterator[Seen]:
+    """The snapshot of `reader` in whatever form is fastest; `aside` as in `Stretched`."""
+    if isinstance(reader, Stretched):
+        return reader.stretches(scope, normalisation, aside=aside)
     return reader.snapshot(scope, normalisation)
 
 
@@ -151,11 +160,11 @@ class _Collector:
         self._normalisation = normalisation
         self._target_only = elsewhere
 
-    def actions(
-        self, outcomes: Iterable[AnyAction | Unchanged | TargetOnly]
-    ) -> Iterator[AnyAction]:
+    def actions(self, outcomes: Iterable[Outcome]) -> Iterator[AnyAction]:
         for outcome in outcomes:
             match outcome:
+                case UnchangedStretch(stretch=stretch):
+                    self.unchanged.add_stretch(stretch)
                 case Unchanged(key=key, state=state):
                     self.unchanged.add(key, state)
                 case TargetOnly(readable=readable):
@@ -192,17 +201,23 @@ class _Counted:
         self._bytes = 0
         self.entries = 0
 
-    def counted(self, snapshot: Iterator[Observed]) -> Generator[Observed, None, None]:
+    def counted(self, snapshot: Iterator[Seen]) -> Generator[Seen, None, None]:
         """The same items; closing this closes the snapshot. How far it came is told however it
         ends."""
         ended = False
+        told = 0
         self._tell(ended=False)
         try:
             for item in snapshot:
-                self.entries += 1
-                if isinstance(item, EntryState):
-                    self._bytes += item.state.bytes
-                if self.entries % _EVERY == 0:
+                if isinstance(item, Stretch):
+                    self.entries += item.count
+                    self._bytes += item.size
+                else:
+                    self.entries += 1
+                    if isinstance(item, EntryState):
+                        self._bytes += item.state.bytes
+                if self.entries - told >= _EVERY:
+                    told = self.entries
                     self._tell(ended=False)
                 yield item
             ended = True

@@ -11,7 +11,12 @@ from hdev_memory.errors import UsageError
 def _filesystem(where: Where, must_exist: bool) -> Backend:
     from hdev_memory.backends.filesystem import FilesystemBackend
 
-    return FilesystemBackend(where.location, must_exist=must_exist, sync=where.durability == "full")
+    return FilesystemBackend(
+        where.location,
+        must_exist=must_exist,
+        sync=where.durability == "full",
+        index=where.index,
+    )
 
 
 def _http(where: Where, must_exist: bool) -> Backend:

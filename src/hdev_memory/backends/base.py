@@ -41,6 +41,7 @@ from hdev_memory.core.entry import (
     Unreadable,
     Value,
 )
+from hdev_memory.core.stretch import Stretch
 from hdev_memory.errors import UsageError
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class Where:
     parallelism     connections to one server; None leaves it to the backend
     durability      `none` gives up syncing, for folders and databases to be thrown away
     insecure_http   allow a key to travel over plain http to another machine
+    index      a folder in which `stretches` and `tagged` of a `filesystem` may keep what they have
+               read for the next time; nothing else of a backend relies on it
     """
 
     kind: str
@@ -112,6 +115,7 @@ class Where:
     parallelism: int | None = None
     durability: Literal["full", "none"] = "full"
     insecure_http: bool = False
+    index: str | None = None
 
 
 class Scope:
@@ -357,13 +361,17 @@ class Reader(Protocol):
 
 
 @runtime_checkable
-class Abreast(Protocol):
-    """What a reader has besides where a long snapshot can be read while its consumer works."""
+class Stretched(Protocol):
+    """What a reader has besides that can hand out many states at once."""
 
-    def snapshot_abreast(
-        self, scope: Scope, normalisation: Normalisation
-    ) -> Iterator[EntryState | Unreadable]:
-        """As `snapshot`. Not for a process with threads that hash; to be closed when left early."""
+    def stretches(
+        self, scope: Scope, normalisation: Normalisation, *, aside: bool = False
+    ) -> Iterator[Stretch | Unreadable]:
+        """As `snapshot`; to be closed when it is left early.
+
+        `aside` lets it be read while its consumer works. It may then fork, so it is not for a
+        process with threads that hash.
+        """
         ...
 
 

@@ -132,11 +132,11 @@ class PostgresBackend(SqlBackend[Connection]):
         self._handshake = handshake
         self._numbers: dict[int, str] = {}
         super().__init__("postgres", self._url.location, timeout=timeout)
-        synced = self._looked(self._durable)
-        self.capabilities = msgspec.structs.replace(
-            self.capabilities, durability="synced" if synced and sync else "unknown"
-        )
         self._open(must_exist=must_exist)
+        synced = sync and self._looked(self._durable)
+        self.capabilities = msgspec.structs.replace(
+            self.capabilities, durability="synced" if synced else "unknown"
+        )
 
     def present(self) -> bool:
         """Whether the database answers, and holds the memory that was opened."""
@@ -197,7 +197,7 @@ class PostgresBackend(SqlBackend[Connection]):
         )
 
     def _not_connected(self, error: psycopg.Error) -> HdevError:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).partition(" Is the server running")[0].rstrip(".")
         if self._password is not None:
             text = text.replace(self._password.reveal(), "***")
         refused = isinstance(
@@ -207,8 +207,8 @@ class PostgresBackend(SqlBackend[Connection]):
             return KeyRefusedError(
                 "The database refused the user or the password.",
                 why=f"{self._location}: {text[:300]}.",
-                hint="Give the user in the URL, and the password with "
-                "HDEV_MEMORY_POSTGRES_PASSWORD, PGPASSWORD or ~/.pgpass.",
+                hint="Give the user in the URL (of a plan's end: with --target-url) or PGUSER, and "
+                "the password with HDEV_MEMORY_POSTGRES_PASSWORD, PGPASSWORD or ~/.pgpass.",
             )
         return unreachable(self._location, text[:300])
 

@@ -302,7 +302,13 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
 
     def _open(self, *, must_exist: bool) -> None:
         """Look at what is there. Raises HdevError."""
-        if not self._there() and must_exist:
+        try:
+            there = self._there()
+        except BaseException:
+            self.close()
+            raise
+        if must_exist and not there:
+            self.close()
             raise StoreError(
                 "There is no memory in the source database.",
                 why=f"{self._location} holds no tables of ours.",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Callable
     from pathlib import Path
 
     from hdev_memory.backends.base import Secret, Where
@@ -68,6 +71,12 @@ def memory_server(
             "--max-entry-bytes", metavar="N", min=1, help="Larger entries are refused (413)."
         ),
     ] = 1024 * 1024,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers", metavar="N", min=1, max=64, help="Processes; more than 1 on a database."
+        ),
+    ] = 1,
     require_preconditions: Annotated[
         bool,
         typer.Option(
@@ -142,12 +151,7 @@ def memory_server(
     from hdev_memory.cli import context as shared
     from hdev_memory.cli import steps
     from hdev_memory.config import environ_key
-    from hdev_memory.server import storage as storages
-    from hdev_memory.server.app import create_app
-    from hdev_memory.server.audit import AUDIT_FILE
-    from hdev_memory.server.limits import Limits
     from hdev_memory.server.logs import configure
-    from hdev_memory.server.run import listen, run
 
     configure(log_level, log_format)
     if s3_bucket and not disable_s3_backup:
@@ -160,6 +164,19 @@ def memory_server(
     keys = Path(keys_file).expanduser().absolute()
     log_file = Path(audit_log).expanduser().absolute() if audit_log is not None else None
     where = _storage(context, storage, storage_path, backend)
+    stack = context.with_resource(contextlib.ExitStack())
+    counts = _counted_together(stack, workers)
+    # What is imported from here on counts where that folder is, if there is one.
+    from hdev_memory.server import keysfile
+    from hdev_memory.server import storage as storages
+    from hdev_memory.server.app import create_app
+    from hdev_memory.server.audit import AUDIT_FILE
+    from hdev_memory.server.limits import Limits
+    from hdev_memory.server.metrics import Metrics
+    from hdev_memory.server.run import listen, run
+
+    if workers > 1 and not storages.shareable(where):
+        _refuse_workers(where)
     listed = os.path.lexists(keys)
     _check_keys(host, full, read_only, keys, listed=listed, named=keys_file != DEFAULT_KEYS)
     if where.kind == "filesystem":
@@ -169,44 +186,102 @@ def memory_server(
             _refuse_inside(root, log_file, "--audit-log")
     elif where.kind in storages.DATABASES and log_file is not None:
         _refuse_log()
-    with contextlib.ExitStack() as stack:
-        kept = stack.enter_context(
-            storages.opened(
-                where,
-                log_file=log_file,
+    if listed and keysfile.read(keys).readable:
+        shared.warn(f"{keys} can be read by other users; chmod 600 keeps them out.")
+    limits = Limits(entry_bytes=max_entry_bytes, connections=max_connections)
+    opened = stack.enter_context(contextlib.closing(listen(host, port)))
+
+    def serve(answering: Callable[[str], None], life: int | None) -> None:
+        with storages.opened(
+            where, log_file=log_file, clock=time.monotonic, now=shared.now, warn=shared.warn
+        ) as kept:
+            app = create_app(
+                kept.backend,
+                store_id=kept.store_id,
+                api_key=full,
+                read_only_api_key=read_only,
+                keys_file=keys,
+                limits=limits,
+                require_preconditions=require_preconditions,
+                journal=kept.journal,
+                log=kept.log,
+                lock=kept.lock,
                 clock=time.monotonic,
                 now=shared.now,
-                warn=shared.warn,
+                metrics=Metrics(counts),
             )
-        )
-        app = create_app(
-            kept.backend,
-            store_id=kept.store_id,
-            api_key=full,
-            read_only_api_key=read_only,
-            keys_file=keys,
-            limits=Limits(entry_bytes=max_entry_bytes, connections=max_connections),
-            require_preconditions=require_preconditions,
-            journal=kept.journal,
-            log=kept.log,
-            lock=kept.lock,
-            clock=time.monotonic,
-            now=shared.now,
-        )
-        if app.state.access.readable:
-            shared.warn(f"{keys} can be read by other users; chmod 600 keeps them out.")
-        opened = stack.enter_context(listen(host, port))
-        bound = opened.getsockname()[1]
+            shown = storage_path if storage is None and where.kind == "filesystem" else kept.shown
+            again = app.state.access.look_again if listed else None
+            ready = partial(answering, shown)
+            run(app, opened, ready, again, drain=drain, grace=grace, life=life)
+
+    def ready(shown: str) -> None:
         name = f"[{host}]" if ":" in host else host
-        shown = storage_path if storage is None and where.kind == "filesystem" else kept.shown
+        place = f"http://{name}:{opened.getsockname()[1]}"
+        print(f"Memory server ready on {place} (storage: {shown})", flush=True)
 
-        def ready() -> None:
-            place = f"http://{name}:{bound}"
-            print(f"Memory server ready on {place} (storage: {shown})", flush=True)
+    if counts is None:
+        serve(ready, None)
+        return 0
+    return _watched(workers, serve, ready, counts, reload=listed, patience=drain + grace + 10)
 
-        again = app.state.access.look_again if listed else None
-        run(app, opened, ready, again, drain=drain, grace=grace)
-    return 0
+
+def _counted_together(stack: contextlib.ExitStack, workers: int) -> Path | None:
+    """The folder in which several workers count together, gone with the stack."""
+    import os
+    import tempfile
+    from pathlib import Path
+
+    if workers == 1:
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        return None
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hdev-memory-server-"))
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    return Path(folder)
+
+
+def _watched(
+    workers: int,
+    serve: Callable[[Callable[[str], None], int], None],
+    ready: Callable[[str], None],
+    counts: Path,
+    *,
+    reload: bool,
+    patience: float,
+) -> int:
+    """The exit status of a server of several workers."""
+    from hdev_memory.cli import show_error
+    from hdev_memory.errors import HdevError
+    from hdev_memory.server.metrics import buried
+    from hdev_memory.server.workers import Supervisor
+
+    def work(answering: Callable[[str], None], life: int) -> int:
+        try:
+            serve(answering, life)
+        except HdevError as error:
+            show_error(error)
+            return error.exit_code
+        return 0
+
+    return Supervisor(
+        workers,
+        work,
+        ready=ready,
+        buried=partial(buried, counts),
+        reload=reload,
+        patience=patience,
+    ).run()
+
+
+def _refuse_workers(where: Where) -> None:
+    from hdev_memory.errors import UsageError
+
+    kind = "A folder" if where.kind == "filesystem" else "An ephemeral memory"
+    raise UsageError(
+        "This storage is served by one process.",
+        why=f"{kind} has one writer, which knows of every write.",
+        hint="Give --storage sqlite:PATH or postgres://HOST/DATABASE, or leave --workers out.",
+    )
 
 
 def _storage(context: typer.Context, storage: str | None, storage_path: str, backend: str) -> Where:

@@ -162,11 +162,14 @@ def one_end(
 
 
 @contextlib.contextmanager
-def opened_ends(source: ResolvedEnd, target: ResolvedEnd) -> Iterator[tuple[Backend, Backend]]:
-    """Both ends, open; the source must exist."""
+def opened_ends(
+    source: ResolvedEnd, target: ResolvedEnd, *, index: Path | None = None
+) -> Iterator[tuple[Backend, Backend]]:
+    """Both ends, open; the source must exist. `index` as in Where, for planning alone."""
+    kept = str(index) if index is not None else None
     with (
-        open_backend(source.where, must_exist=True) as ours,
-        open_backend(target.where, must_exist=False) as theirs,
+        open_backend(replace(source.where, index=kept), must_exist=True) as ours,
+        open_backend(replace(target.where, index=kept), must_exist=False) as theirs,
     ):
         yield ours, theirs
 

@@ -104,7 +104,6 @@ class Access:
         self._listed: list[_Held] = []
         self._mark: tuple[int, ...] | None = None
         self._looked: float | None = clock()
-        self.readable = False
         try:
             there = file is not None and keysfile.mark_of(file) is not None
         except OSError:
@@ -186,4 +185,3 @@ class Access:
             if key.revoked is None
         ]
         self._mark = found.mark
-        self.readable = found.readable

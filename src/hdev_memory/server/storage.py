@@ -96,7 +96,9 @@ def _folder(
     root = Path(where.location)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        backend = stack.enter_context(FilesystemBackend(str(root), must_exist=True))
+        backend = stack.enter_context(
+            FilesystemBackend(str(root), must_exist=True, index=str(root))
+        )
         # Before anything of an earlier server is touched: it may still be running.
         stack.enter_context(backend.hold(f"hdev memory-server, process {os.getpid()}"))
         identity = store_identity(root)

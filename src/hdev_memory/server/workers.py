@@ -29,16 +29,17 @@ STOP, RELOAD = (signal.SIGTERM, signal.SIGINT), signal.SIGHUP
 
 log = logging.getLogger("hdev_memory.server")
 
-Serve = Callable[[Callable[[], None], int], int]
+Serve = Callable[[Callable[[str], None], int], int]
 """Serve until SIGTERM, or until the descriptor has an end; call the function when requests are
-answered, and return the exit status."""
+answered, with what is to be told of that, and return the exit status."""
 
 
 class Supervisor:
     """`count` workers that each run `serve`, as long as nobody ends it.
 
-    `ready` is called once, when all of them answer; `buried` with the process id of each worker
-    that is gone. With `reload` SIGHUP goes to all workers; else it ends the server.
+    `ready` is called once, when all of them answer, with what the last one said; `buried` with the
+    process id of each worker that is gone. With `reload` SIGHUP goes to all workers; else it ends
+    the server.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Supervisor:
         count: int,
         serve: Serve,
         *,
-        ready: Callable[[], None],
+        ready: Callable[[str], None],
         buried: Callable[[int], None],
         reload: bool,
         patience: float,
@@ -122,8 +123,8 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._kinds)
         os.close(held)
 
-        def ready() -> None:
-            told.send(None)
+        def ready(said: str) -> None:
+            told.send(said)
             told.close()
 
         raise SystemExit(self._serve(ready, life))
@@ -144,14 +145,14 @@ class Supervisor:
 
     def _answered(self, answers: Connection) -> None:
         try:
-            answers.recv()
+            said = answers.recv()
         except EOFError:  # it died before it came to that, and is buried in a moment
             return
         self._started = True
         del self._awaited[answers]
         answers.close()
         if self._ends is None and len(self._workers) == self._count and not self._awaited:
-            self._ready()
+            self._ready(said)
             self._ready = _nothing
 
     def _bury(self, pid: int) -> None:
@@ -212,7 +213,7 @@ def _heard(number: int, frame: FrameType | None) -> None:
     """The number is in the socket already."""
 
 
-def _nothing() -> None:
+def _nothing(said: str) -> None:
     """What `ready` becomes when it was called."""
 
 
