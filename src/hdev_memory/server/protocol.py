@@ -30,13 +30,20 @@ from hdev_memory.backends.base import (
     Stored,
 )
 from hdev_memory.core import protocol as spelled
-from hdev_memory.core.digest import NotCanonical, decode_object, decode_plain
+from hdev_memory.core.digest import (
+    NotCanonical,
+    canonical_plain,
+    decode_object,
+    decode_plain,
+    sha256,
+)
 from hdev_memory.core.entry import (
     Absent,
     Entry,
     InvalidKey,
     Metadata,
     Normalisation,
+    State,
     Unreadable,
     Value,
     check_key,
@@ -164,6 +171,11 @@ def _made(number: int, line: spelled.ChangeLine, limit: int) -> Change | Failed:
     content = text.encode()
     if len(content) > limit or len(raw) > limit:
         return Failed(key=key, reason="Content too large for target backend", intact=True)
+    metadata = decode_plain(bytes(raw))
+    if metadata is not None:  # of most; their canonical form is told faster as well
+        canonical = canonical_plain(NORMAL.metadata(metadata))
+        after = State(content=sha256(content), metadata=sha256(canonical), bytes=len(content))
+        return Put(key=key, content=content, metadata=metadata, before=line.before, after=after)
     try:
         metadata = _metadata(bytes(raw))
         after = NORMAL.state(content, metadata)
@@ -184,9 +196,8 @@ def _metadata(raw: bytes) -> Metadata:
     """Raises NotCanonical, and Unfit for what is not even an object."""
     if not raw.startswith(b"{"):
         raise Unfit(422, "The body is no batch: metadata is an object")
-    plain = decode_plain(raw)
     try:
-        return plain if plain is not None else decode_object(raw.decode())
+        return decode_object(raw.decode())
     except UnicodeDecodeError:
         raise Unfit(422, "The body is no batch: it is not UTF-8") from None
 
