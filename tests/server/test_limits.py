@@ -301,17 +301,30 @@ def test_a_batch_that_is_too_large_is_refused_before_any_of_it_is_sent(url):
 
 
 def test_all_bodies_that_wait_have_a_limit_together():
-    with serving(waiting_bytes=10_000) as url, connected(url) as first, connected(url) as second:
-        first.sendall(head("Content-Length: 9990") + b" " * 6000)
-        first_alone = asked(url, "PUT", "/api/memory/entry/a", padded(b'{"content":"x"}', 4000))
-        both = asked(url, "PUT", "/api/memory/entry/a", padded(b'{"content":"x"}', 4001))
-        second.sendall(head("Content-Length: 50000") + b" " * 4001)
-        refused = status(second)
-        first.sendall(b'{"content":"x"}'.rjust(3990))
-        done = status(first)
-        alone = asked(url, "PUT", "/api/memory/entry/a", padded(b'{"content":"x"}', 10_000))
+    limits = {"batch_least_bytes": 0, "waiting_least_bytes": 0}
+    most = dataclasses.replace(LIMITS, **limits).waiting_bytes
+    body = b'{"content":"x"}'
+    with serving(**limits) as url, contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(connected(url)) for _ in range(4)]
+        for connection in waiting:  # all but 5,000 bytes of what there is
+            connection.sendall(head(f"Content-Length: {most // 4}") + b" " * (most // 4 - 1250))
+        fits = asked(url, "PUT", "/api/memory/entry/a", padded(body, 5000))
+        beyond = asked(url, "PUT", "/api/memory/entry/a", padded(body, 5001))
+        unpacked = gzip.compress(batch([put("a", "x" * 900) for _ in range(6)]))
+        packed = asked(
+            url,
+            "POST",
+            f"{PATH}/write",
+            unpacked,
+            Content_Digest=digest(unpacked),
+            Content_Encoding="gzip",
+        )
+        waiting[0].sendall(body.rjust(1250))
+        done = status(waiting[0])
+        again = asked(url, "PUT", "/api/memory/entry/a", padded(body, 5001))
 
-    assert (first_alone, both, refused, done, alone) == (200, 503, 503, 200, 200)
+    assert len(unpacked) < 1000
+    assert (fits, beyond, packed, done, again) == (200, 503, 503, 200, 200)
 
 
 @pytest.mark.parametrize(("beyond", "good"), [(0, True), (1, False)])

@@ -445,7 +445,7 @@ BUGS = (
         (
             (
                 "server/app.py",
-                "if len(raw) < self._waiting > self._limits.waiting_bytes:",
+                "if self._waiting > self._limits.waiting_bytes:",
                 "if False:",
             ),
         ),

@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -525,39 +525,60 @@ class _Server:
             return protocol.decode_write(plain, self._limits)
 
         async with self._raw(request, limit, "The batch") as body:
-            wanted = await run_in_threadpool(_fitting, decoded, body)
-            call = self._store.write(
-                wanted.changes, wanted.normalisation, fence=fence, author=author
-            )
-            made = await asyncio.wrap_future(call)
+            with self._room() as take:
+                if zipped:
+                    take(_fitting(protocol.inflated_size, body, limit))
+                wanted = await run_in_threadpool(_fitting, decoded, body)
+                call = self._store.write(
+                    wanted.changes, wanted.normalisation, fence=fence, author=author
+                )
+                made = await asyncio.wrap_future(call)
         return await _streamed(request, protocol.receipts(wanted, made))
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[Callable[[int], None]]:
+        """What takes so many more bytes of the room that the bodies of all clients share, and gives
+        them back at the end. It raises HTTPException 503."""
+        taken = 0
+
+        def take(more: int) -> None:
+            nonlocal taken
+            taken += more
+            self._waiting += more
+            if self._waiting > self._limits.waiting_bytes:
+                headers = {"Retry-After": "1", "Connection": "close"}
+                raise HTTPException(503, "Too much is being sent at once", headers)
+
+        try:
+            yield take
+        finally:
+            self._waiting -= taken
 
     @contextlib.asynccontextmanager
     async def _raw(self, request: Request, limit: int, what: str) -> AsyncIterator[bytes]:
-        """The body, which counts as waiting for the time of the context.
+        """The body, which has its room for the time of the context.
 
         Raises HTTPException 408, 413 or 503.
         """
         length = _length(request, limit, what)
-        raw = bytearray()
+        chunks = []
+        size = 0
         seconds = self._limits.body_time(length if length is not None else limit)
-        try:
+        with self._room() as take:
             try:
                 async with asyncio.timeout(seconds):
                     async for chunk in request.stream():
-                        raw += chunk
-                        self._waiting += len(chunk)
-                        if len(raw) > limit:
+                        take(len(chunk))
+                        chunks.append(chunk)
+                        size += len(chunk)
+                        if size > limit:
                             raise HTTPException(TOO_LARGE, f"{what} is too large")
-                        if len(raw) < self._waiting > self._limits.waiting_bytes:
-                            headers = {"Retry-After": "1", "Connection": "close"}
-                            raise HTTPException(503, "Too much is being sent at once", headers)
             except TimeoutError:
                 headers = {"Connection": "close"}
                 raise HTTPException(408, "The body did not come in time", headers) from None
-            yield bytes(raw)
-        finally:
-            self._waiting -= len(raw)
+            body = b"".join(chunks)
+            chunks.clear()
+            yield body
 
     async def _json(self, request: Request, limit: int, what: str) -> dict[str, Any]:
         """The JSON object in the body; raises HTTPException 408, 413, 422 or 503."""

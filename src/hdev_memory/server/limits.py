@@ -17,7 +17,8 @@ class Limits:
     entry_bytes         content, and metadata, of one entry
     batch_entries       changes or keys in one request of many
     batch_least_bytes   such a request, or its answer, unless the largest entry needs more
-    waiting_bytes       bodies of all clients together, while they come in and wait
+    waiting_least_bytes bodies of all clients together, while they come in and wait; where four
+                        requests of many entries need more, it is that
     head_bytes          the head of a request
     lock_bytes          the body of a request for the lock
     lock_holder         characters of a holder's name
@@ -41,7 +42,7 @@ class Limits:
     entry_bytes: int = MIB
     batch_entries: int = 2048
     batch_least_bytes: int = 16 * MIB
-    waiting_bytes: int = 256 * MIB
+    waiting_least_bytes: int = 256 * MIB
     head_bytes: int = 16 * KIB
     lock_bytes: int = 4 * KIB
     lock_holder: int = 200
@@ -71,6 +72,11 @@ class Limits:
     def batch_bytes(self) -> int:
         """The body of a request of many entries, or of its answer."""
         return max(self.batch_least_bytes, self.body_bytes)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The bodies of all clients together."""
+        return max(self.waiting_least_bytes, 4 * self.batch_bytes)
 
     def body_time(self, length: int) -> float:
         """Seconds for a body of so many bytes."""

@@ -88,16 +88,26 @@ def check_digest(body: bytes, wanted: bytes) -> None:
         raise Unfit(400, "The body does not fit its Content-Digest")
 
 
+def inflated_size(body: bytes, limit: int) -> int:
+    """How many bytes are in a gzip body, as its last four say; `inflated` gives no more. Raises
+    Unfit."""
+    if not body.startswith(b"\x1f\x8b"):
+        raise Unfit(400, "The body is not gzip")
+    size = int.from_bytes(body[-4:], "little")
+    if size > limit:
+        raise Unfit(413, "The batch is too large")
+    return size
+
+
 def inflated(body: bytes, limit: int) -> bytes:
-    """What is in a gzip body, which is given up at the limit. Raises Unfit."""
+    """What is in a gzip body, as much as it says itself and the limit allows. Raises Unfit."""
+    size = inflated_size(body, limit)
     inflate = zlib.decompressobj(wbits=31)
     try:
-        found = inflate.decompress(body, limit + 1)
+        found = inflate.decompress(body, size + 1)
     except zlib.error:
         raise Unfit(400, "The body is not gzip") from None
-    if len(found) > limit:
-        raise Unfit(413, "The batch is too large")
-    if not inflate.eof or inflate.unused_data:
+    if len(found) > size or not inflate.eof or inflate.unused_data:
         raise Unfit(400, "The body is not one whole gzip stream")
     return found
 
