@@ -3,9 +3,11 @@
 import contextlib
 import http.client
 import socket
+import time
 
 import httpx
 import pytest
+from tests.processes import MemoryServer
 
 from hdev_memory.backends.ephemeral import EphemeralBackend
 from hdev_memory.server.app import create_app
@@ -86,9 +88,9 @@ def test_an_answer_that_nobody_takes_is_cut_off_in_its_middle():
         with connected(url) as connection:
             connection.sendall(A_LONG_ANSWER)
             assert connection.recv(1) == b"H"
-            counts = get(url, "/metrics").text
-            while 'hdev_connections_cut_off_total{reason="untaken"} 1.0' not in counts:
-                counts = get(url, "/metrics").text
+            end = time.monotonic() + LONG
+            while 'cut_off_total{reason="untaken"} 1.0' not in get(url, "/metrics").text:
+                assert time.monotonic() < end
             taken = 0
             with contextlib.suppress(ConnectionResetError):
                 while piece := connection.recv(1 << 20):
@@ -131,3 +133,16 @@ def test_a_connection_beyond_the_spare_ones_is_cut_off_at_once():
         text = b"".join(iter(lambda: connection.recv(65536), b""))
 
         assert b'hdev_connections_cut_off_total{reason="too many"} 1.0' in text
+
+
+@pytest.mark.parametrize(("hard", "has", "warned"), [(2000, 1200, ""), (700, 700, "500 of 1000")])
+def test_a_server_takes_the_descriptors_that_its_connections_need(tmp_path, hard, has, warned):
+    server = MemoryServer(tmp_path / "s")
+    limited = f'ulimit -Sn 300; ulimit -Hn {hard}; exec "$@"'
+    server._command = ["bash", "-c", limited, "bash", *server._command]
+    with server:
+        found = get(server.url, "/metrics").text
+
+    assert f"process_max_fds {has}.0\n" in found
+    assert warned in server.err
+    assert bool(warned) == bool(server.err)
