@@ -17,6 +17,7 @@ TEST_TOOLS = (
     "keyring",
     "keyrings.alt",
     "pexpect",
+    "psycopg[binary]",
     "pytest",
     "pytest-randomly",
     "pytest-timeout",

@@ -31,7 +31,7 @@ _STARTED: dict[int, subprocess.Popen[bytes]] = {}
 """What this process has started, until it is ended, here or by another process of the run."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
     """A PostgreSQL on loopback; its user may do everything there."""
 
@@ -50,6 +50,10 @@ class Server:
         process = _STARTED.pop(self.pid, None)
         if process is not None:
             process.wait()
+
+    def start_again(self, **settings: str) -> None:
+        """Start it on the same port, after it was killed."""
+        self.pid = start(needed(), self.folder, self.port, **settings).pid
 
 
 def programs() -> Path | None:
@@ -110,7 +114,7 @@ def prepare(bin_folder: Path, folder: Path) -> None:
     )  # fmt: skip
 
 
-def start(bin_folder: Path, folder: Path, port: int | None = None) -> Server:
+def start(bin_folder: Path, folder: Path, port: int | None = None, **more: str) -> Server:
     """Start it, in a process group of its own, and wait until it answers."""
     port = port or _free_port()
     settings = {
@@ -121,6 +125,7 @@ def start(bin_folder: Path, folder: Path, port: int | None = None) -> Server:
         "shared_buffers": "32MB",
         "deadlock_timeout": "200ms",
         "log_min_messages": "fatal",
+        **more,
     }
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
@@ -155,7 +160,7 @@ def own() -> Iterator[Server]:
         prepare(bin_folder, folder)
         with contextlib.ExitStack() as stack:
             server = start(bin_folder, folder)
-            stack.callback(server.kill)
+            stack.callback(server.kill)  # whichever process it is by then
             yield server
 
 
@@ -187,6 +192,9 @@ def shared(base: Path) -> Iterator[Server]:
                 shutil.rmtree(server.folder.parent, ignore_errors=True)
             else:
                 _note(note, server, users - 1)
+                if server.pid in _STARTED:
+                    # It outlives this process on purpose; Popen would warn of it.
+                    _STARTED.pop(server.pid).returncode = 0
 
 
 @contextlib.contextmanager

@@ -297,8 +297,11 @@ def blacksheep_app() -> Any:
 
     @app.router.get(SNAPSHOT)
     async def snapshot(request: Request) -> Response:
-        pieces = entries.snapshot()
-        return Response(200, content=StreamedContent(NDJSON.encode(), lambda: in_thread(pieces)))
+        async def pieces() -> Any:
+            async for piece in in_thread(entries.snapshot()):
+                yield piece
+
+        return Response(200, content=StreamedContent(NDJSON.encode(), pieces))
 
     return app
 

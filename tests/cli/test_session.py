@@ -110,6 +110,8 @@ def test_the_prompt_migrates_completes_and_remembers(prompt, work, home):
     prompt.expect("Migration completed. 1 entries were copied, 0 skipped, 0 failed.")
     prompt.send("!migrate_memory target_config=x api_key=canary\r")
     prompt.expect("Error:.*hdev>")
+    prompt.send("!migrate_memory target_config=postgres://u:canary@127.0.0.1:1/d\r")
+    prompt.expect("Error:.*hdev>")
     prompt.send("\x03")  # Ctrl-C gives up a line, and does not leave
     prompt.expect("hdev>")
     prompt.send("!exit\r")

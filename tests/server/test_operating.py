@@ -281,14 +281,19 @@ def test_a_request_is_one_line_of_the_log_without_its_key_or_content(tmp_path, f
 
 @pytest.fixture
 def written():
-    """What the server's loggers write, as JSON, for the time of a test."""
+    """The messages of the server's loggers, as JSON; a server of another test may end a request."""
     stream = io.StringIO()
     before = {
         name: (list((one := logging.getLogger(name)).handlers), one.propagate, one.level)
         for name in logs.LOGGERS
     }
     logs.configure("info", "json", stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    def messages():
+        lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+        return [line for line in lines if line["event"] == "message"]
+
+    yield messages
     for name, (handlers, propagate, level) in before.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = handlers, propagate

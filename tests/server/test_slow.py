@@ -6,6 +6,7 @@ import socket
 
 import httpx
 import pytest
+from tests.processes import MemoryServer
 
 from hdev_memory.backends.ephemeral import EphemeralBackend
 from hdev_memory.server.app import create_app
@@ -131,3 +132,16 @@ def test_a_connection_beyond_the_spare_ones_is_cut_off_at_once():
         text = b"".join(iter(lambda: connection.recv(65536), b""))
 
         assert b'hdev_connections_cut_off_total{reason="too many"} 1.0' in text
+
+
+@pytest.mark.parametrize(("hard", "has", "warned"), [(2000, 1200, ""), (700, 700, "500 of 1000")])
+def test_a_server_takes_the_descriptors_that_its_connections_need(tmp_path, hard, has, warned):
+    server = MemoryServer(tmp_path / "s")
+    limited = f'ulimit -Sn 300; ulimit -Hn {hard}; exec "$@"'
+    server._command = ["bash", "-c", limited, "bash", *server._command]
+    with server:
+        found = get(server.url, "/metrics").text
+
+    assert f"process_max_fds {has}.0\n" in found
+    assert warned in server.err
+    assert bool(warned) == bool(server.err)

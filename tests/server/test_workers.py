@@ -1,4 +1,4 @@
-"""Several processes of one server: one socket, one memory, one end."""
+"""Several processes of one server: one port, one memory, one end."""
 
 import contextlib
 import json
@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,6 +54,10 @@ def until(looks):
             return found
         time.sleep(0.01)
     raise AssertionError("it never came to that")
+
+
+def descriptors(pid):
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def alive(pid):
@@ -181,6 +186,8 @@ def test_a_signal_to_every_process_of_the_group_is_one_signal(tmp_path):
                     os.kill(pid, number)
             server.process.terminate()
             until(lambda: sum(map(alive, workers)) == 1)  # the one that has something to finish
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((host, int(port)), timeout=LONG)
             half.sendall(body)
             answer = half.recv(65536)
         status = server.process.wait(LONG)
@@ -221,6 +228,37 @@ def test_a_hup_reaches_the_workers_and_ends_none(tmp_path):
         until(lambda: httpx.get(tree, headers=headers, trust_env=False).status_code == 200)
 
         assert server.workers() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the workers share one queue")
+def test_connections_are_shared_out_among_the_workers(tmp_path):
+    with Server(tmp_path) as server, contextlib.ExitStack() as stack:
+        place = server.url.removeprefix("http://").split(":")
+        before = {pid: descriptors(pid) for pid in server.workers()}
+        for _ in range(64):
+            one = stack.enter_context(socket.create_connection((place[0], int(place[1])), LONG))
+            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert one.recv(1024).startswith(b"HTTP/1.1 200 ")
+        grown = [descriptors(pid) - count for pid, count in before.items()]
+
+    assert min(grown) >= 8  # fewer of 64 by chance: once in 10^10 runs
+
+
+def test_a_port_that_others_share_is_in_use_nevertheless(tmp_path):
+    (tmp_path / "other").mkdir()
+    with Server(tmp_path) as server:
+        done = subprocess.run(
+            [*PROGRAM, "memory-server", "--workers", "2", "--port", server.url.rpartition(":")[2]]
+            + ["--storage", f"sqlite:{tmp_path / 'other' / 'memory.sqlite'}"],
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert "Address already in use" in done.stderr
 
 
 @pytest.mark.parametrize("flags", [("--backend", "ephemeral"), ("--storage-path", "s")])

@@ -19,6 +19,7 @@ COUNTS = "tests/survival/test_counts.py"
 WORKFLOW = "tests/cli/test_workflow.py"
 APPROVALS = "tests/cli/test_approvals.py"
 POLICY = "tests/cli/test_policy.py"
+SQL = "tests/backends/test_sql.py"
 CONTRACT = "tests/backends/test_contract.py"
 
 WRITE = "backends/filesystem_write.py"
@@ -618,5 +619,57 @@ BUGS = (
             ),
         ),
         f"{POLICY}::test_a_policy_has_its_outcome_at_plan_and_at_apply[a secret in an overwrite]",
+    ),
+    Bug(
+        "a row that was edited by hand in SQLite is written over",
+        "P2",
+        (("backends/sqlite.py", " AND digest_of(content) = content_digest", ""),),
+        f"{SQL}::test_a_row_that_was_edited_by_hand_is_unreadable_and_is_not_written_over"
+        "[sqlite-other content]",
+    ),
+    Bug(
+        "a row that was edited by hand in PostgreSQL is written over",
+        "P2",
+        (
+            (
+                "backends/postgres.py",
+                "looked.was_metadata AND {_DIGEST} = entries.content_digest",
+                "looked.was_metadata",
+            ),
+        ),
+        f"{SQL}::test_a_row_that_was_edited_by_hand_is_unreadable_and_is_not_written_over"
+        "[postgres-other content]",
+    ),
+    Bug(
+        "of two servers of a database both win though one saw other bookkeeping",
+        "P2",
+        (("backends/sql.py", "    if change.tag and (", "    if not change.key and ("),),
+        f"{SQL}::test_of_writers_that_saw_the_same_tag_one_wins_though_only_bookkeeping_differs"
+        "[sqlite]",
+    ),
+    Bug(
+        "commits to SQLite are not synced",
+        "P4",
+        (("backends/sqlite.py", "{'FULL' if self._sync", "{'NORMAL' if self._sync"),),
+        "tests/backends/test_sqlite.py::test_every_commit_is_synced_unless_durability_was_given_up",
+    ),
+    Bug(
+        "an overtaken fence is not looked at where the write takes effect",
+        "P7",
+        (("backends/sql.py", "            if latest > fence:\n", "            if False:\n"),),
+        f"{SQL}::test_a_write_with_an_overtaken_fence_has_no_effect[sqlite]",
+    ),
+    Bug(
+        "a commit without an answer is taken for one that worked",
+        "P9",
+        (
+            (
+                "backends/postgres.py",
+                "            over = patiently(lambda: self._over(number))\n",
+                "            return\n            over = patiently(lambda: self._over(number))\n",
+            ),
+        ),
+        "tests/backends/test_postgres.py"
+        "::test_a_commit_without_an_answer_is_settled_by_asking_what_became_of_it[False]",
     ),
 )

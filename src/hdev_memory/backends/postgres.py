@@ -34,7 +34,7 @@ from hdev_memory.errors import HdevError, KeyRefusedError, LockedError, StoreErr
 
 Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 
-_OLDEST = 130000  # pg_current_xact_id, by which an outcome can be told after a lost connection
+_OLDEST = 130000  # pg_current_xact_id
 
 _FETCH = 1000
 """Rows of a snapshot that are in memory at a time."""
@@ -72,31 +72,32 @@ _RETURNED = (
     f"entries.key, entries.metadata, {_DIGEST}, entries.metadata_digest, entries.size,"
     " entries.lf_digest, entries.lf_size, entries.tag, length(entries.content)"
 )
-_AS_LOOKED_AT = (
-    "entries.key = looked.key AND entries.content_digest = looked.digest"
-    f" AND entries.metadata = looked.metadata AND {_DIGEST} = entries.content_digest"
-)
-_LOOKED = "unnest(%b::text[], %b::text[], %b::text[])"
-_WANTED = (
-    "unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::bigint[], %b::text[],"
-    " %b::bigint[], %b::text[], %b::bytea[])"
-)
+_TEXTS, _BIGINTS = "%b::text[]", "%b::bigint[]"
 _COLUMNS = "key, metadata, content_digest, metadata_digest, size, lf_digest, lf_size, tag, content"
-_KEEP = "SELECT key FROM entries WHERE key = ANY(%b::text[]) ORDER BY key FOR UPDATE"
+_VALUES = (
+    f"{_TEXTS}, {_TEXTS}, {_TEXTS}, {_TEXTS}, {_BIGINTS}, {_TEXTS}, {_BIGINTS}, {_TEXTS},"
+    " %b::bytea[]"
+)
+_AS_LOOKED_AT = (
+    "entries.key = looked.key AND entries.content_digest = looked.was_digest"
+    f" AND entries.metadata = looked.was_metadata AND {_DIGEST} = entries.content_digest"
+)
+# One order for everybody who changes rows: nobody waits for who waits for him.
+_KEEP = f"SELECT key FROM entries WHERE key = ANY({_TEXTS}) ORDER BY key FOR UPDATE"
 _CREATE = (
-    f"INSERT INTO entries ({_COLUMNS}) SELECT * FROM {_WANTED}"
+    f"INSERT INTO entries ({_COLUMNS}) SELECT * FROM unnest({_VALUES})"
     f" ON CONFLICT (key) DO NOTHING RETURNING {_RETURNED}"
 )
 _OVERWRITE = (
-    "UPDATE entries SET metadata = w.metadata, content_digest = w.content_digest,"
-    " metadata_digest = w.metadata_digest, size = w.size, lf_digest = w.lf_digest,"
-    " lf_size = w.lf_size, tag = w.tag, content = w.content"
-    f" FROM {_LOOKED} AS looked(key, digest, metadata) JOIN {_WANTED} AS w({_COLUMNS})"
-    f" USING (key) WHERE {_AS_LOOKED_AT} RETURNING {_RETURNED}"
+    "UPDATE entries SET metadata = looked.metadata, content_digest = looked.content_digest,"
+    " metadata_digest = looked.metadata_digest, size = looked.size, lf_digest = looked.lf_digest,"
+    " lf_size = looked.lf_size, tag = looked.tag, content = looked.content"
+    f" FROM unnest({_TEXTS}, {_TEXTS}, {_VALUES}) AS looked(was_digest, was_metadata, {_COLUMNS})"
+    f" WHERE {_AS_LOOKED_AT} RETURNING {_RETURNED}"
 )
 _DELETE = (
-    f"DELETE FROM entries USING {_LOOKED} AS looked(key, digest, metadata)"
-    f" WHERE {_AS_LOOKED_AT} RETURNING entries.key"
+    f"DELETE FROM entries USING unnest({_TEXTS}, {_TEXTS}, {_TEXTS})"
+    f" AS looked(was_digest, was_metadata, key) WHERE {_AS_LOOKED_AT} RETURNING entries.key"
 )
 
 
@@ -233,12 +234,12 @@ class PostgresBackend(SqlBackend[Connection]):
         return True
 
     def _identity(self, connection: Connection) -> str | None:
-        ((there,),) = self._run(
-            connection, "SELECT to_regclass(?) IS NOT NULL", f'"{self._url.schema}".store'
-        )
-        if not there:
-            return None
         try:
+            ((there,),) = self._run(
+                connection, "SELECT to_regclass(?) IS NOT NULL", f'"{self._url.schema}".store'
+            )
+            if not there:
+                return None
             rows = self._run(connection, "SELECT version, id FROM store")
         except (errors.UndefinedColumn, errors.InsufficientPrivilege) as error:
             why = "may not be read by this user"
@@ -344,7 +345,7 @@ class PostgresBackend(SqlBackend[Connection]):
         if not writing:
             self._run(connection, "BEGIN READ ONLY")
             return
-        # Whatever becomes of the connection, the outcome can be asked for by this number.
+        # Whatever becomes of the connection, whether it has ended can be asked by this number.
         cursor = connection.execute("BEGIN; SELECT pg_current_xact_id()::text")
         cursor.nextset()
         ((number,),) = cursor.fetchall()
@@ -358,25 +359,25 @@ class PostgresBackend(SqlBackend[Connection]):
             if error.sqlstate is not None and error.sqlstate[:2] not in ("08", "57", "58", "XX"):
                 raise
             self._disconnect(connection)
-            self._settle(number)
+            over = patiently(lambda: self._over(number))
+            raise NotKnown(
+                "the connection to the database was lost as it was committed",
+                readable=over is not None,
+            ) from None
 
-    def _settle(self, number: str) -> None:
-        """Find out what became of a transaction; nothing is raised where it took effect."""
-        self._pool.clear()
-        found = patiently(lambda: self._outcome(number))
-        if found == "aborted":
-            reason = "the connection to the database was lost before it took effect"
-            raise NoEffect(unreachable(self._location, "the connection was lost"), reason)
-        if found != "committed":
-            raise NotKnown("the connection to the database was lost as it was committed")
+    def _over(self, number: str) -> bool | None:
+        """Whether a transaction has ended, in whichever way; None while that is not known.
 
-    def _outcome(self, number: str) -> str | None:
-        """`committed`, `aborted`, or None while nobody knows."""
+        How it ended is not asked: a server that crashed may give the same number again.
+        """
         try:
-            ((found,),) = self.run("SELECT pg_xact_status(?::text::xid8)", number)
-        except HdevError:
+            with self._pool.borrowed() as connection:
+                ((found,),) = self._run(connection, "SELECT pg_xact_status(?::text::xid8)", number)
+        except errors.InvalidParameterValue:  # of the future: a crash forgot it
+            return True
+        except (HdevError, psycopg.Error):
             return None
-        return None if found == "in progress" else str(found)
+        return True if found != "in progress" else None
 
     def _rollback(self, connection: Connection) -> None:
         self._numbers.pop(id(connection), None)
@@ -408,7 +409,8 @@ class PostgresBackend(SqlBackend[Connection]):
                 values = (*_looked(overwritten), *_wanted(overwritten))
                 asked.append(connection.execute(_OVERWRITE, values, binary=True))
             if deleted:
-                asked.append(connection.execute(_DELETE, _looked(deleted), binary=True))
+                values = (*_looked(deleted), [one.change.key for one in deleted])
+                asked.append(connection.execute(_DELETE, values, binary=True))
         for cursor in asked:
             for row in cursor:
                 yield row[0] if len(row) == 1 else Row(*row)
@@ -435,10 +437,9 @@ def _arguments(url: PostgresUrl, user: str | None, password: Secret | None) -> d
     return asked
 
 
-def _looked(ready: Sequence[Ready]) -> tuple[list[str], ...]:
+def _looked(ready: Sequence[Ready]) -> tuple[list[Any], ...]:
     rows = [one.looked for one in ready if one.looked is not None]
-    keys = [row.key for row in rows]
-    return keys, [row.content_digest for row in rows], [row.metadata for row in rows]
+    return [row.content_digest for row in rows], [row.metadata for row in rows]
 
 
 def _wanted(ready: Sequence[Ready]) -> tuple[list[Any], ...]:

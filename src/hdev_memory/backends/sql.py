@@ -84,8 +84,12 @@ INLINE_BYTES = 64 * 1024
 _CHUNK = 256
 """Keys that are asked for in one statement."""
 
-_CONNECTIONS = 16
-"""How many connections one process has to one database at most."""
+_CONNECTIONS, _STREAMS = 16, 8
+"""How many connections one process has to one database at most: for statements that end soon, and
+for snapshots, which last as long as whoever takes them. Those never keep the others waiting."""
+
+_STREAM_PATIENCE = 1.0
+"""Seconds that a snapshot waits for another one to end."""
 
 _TRIES = 5
 """How often a change looks again in its transaction, and how often a transaction begins again."""
@@ -99,6 +103,8 @@ STATE_COLUMNS = (
 """A row without its content; the `lf_` columns are NULL where no CR is in the content."""
 
 _DIGESTS = re.compile(r"[0-9a-f]{192}")
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+_sorted = json.JSONEncoder(sort_keys=True).encode
 _LF = Normalisation(line_ends="lf")
 _EXACT = Normalisation()
 
@@ -144,7 +150,14 @@ class NoEffect(Exception):
 
 
 class NotKnown(Exception):
-    """Whether a transaction took effect, durably, cannot be told; the text says why."""
+    """Whether a transaction took effect, durably, is not known; the text says why.
+
+    `readable` says that it has ended, so that what stands there tells how.
+    """
+
+    def __init__(self, why: str, *, readable: bool = False) -> None:
+        super().__init__(why)
+        self.readable = readable
 
 
 class Pool(Generic[C]):
@@ -155,27 +168,29 @@ class Pool(Generic[C]):
         connect: Callable[[], C],
         close: Callable[[C], None],
         sound: Callable[[C], bool],
+        most: int,
         patience: float,
     ) -> None:
         """`sound` tells whether an idle connection can still be used; `patience` is how many
-        seconds to wait for one that others use."""
+        seconds to wait for one that others use, when they are `most`."""
         self._connect = connect
         self._close = close
         self._sound = sound
         self._patience = patience
-        self._free = threading.BoundedSemaphore(_CONNECTIONS)
+        self._most = most
+        self._free = threading.BoundedSemaphore(most)
         self._idle: list[C] = []
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[C]:
         """A connection for the time of the context; after an error it is not used again.
 
-        Raises StoreError when none becomes free in time.
+        Raises BackendError when none becomes free in time.
         """
         if not self._free.acquire(timeout=self._patience):
-            raise StoreError(
+            raise BackendError(
                 "Every connection to the database is in use.",
-                why=f"None of {_CONNECTIONS} became free within {self._patience:g} seconds.",
+                why=f"None of {self._most} became free within {self._patience:g} seconds.",
                 hint="Try again when less is going on.",
             )
         try:
@@ -221,7 +236,9 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
     def __init__(self, kind: str, location: str, *, timeout: float) -> None:
         self._kind = kind
         self._location = location
-        self._pool: Pool[C] = Pool(self._connect, self._disconnect, self._usable, timeout)
+        how = (self._connect, self._disconnect, self._usable)
+        self._pool: Pool[C] = Pool(*how, _CONNECTIONS, timeout)
+        self._streams: Pool[C] = Pool(*how, _STREAMS, _STREAM_PATIENCE)
         self._store: str | None = None
         self._thread = threading.local()
         self._hold: Hold | None = None
@@ -336,6 +353,7 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
 
     def close(self) -> None:
         self._pool.clear()
+        self._streams.clear()
 
     # Looking
 
@@ -369,7 +387,7 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
         if not self._there():
             return
         try:
-            with self._guarded(), self._pool.borrowed() as connection:
+            with self._guarded(), self._streams.borrowed() as connection:
                 self._begin(connection, writing=False)
                 yield from self._stream(connection, sql)
                 self._rollback(connection)
@@ -536,9 +554,7 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
                 if not error.again or tries == _TRIES:
                     return self._not_written(ready, normalisation, error)
             except NotKnown as error:
-                why = f"it is not known whether it was written: {error}"
-                keys = [one.change.key for one in ready]
-                return {key: Failed(key=key, reason=why, intact=False) for key in keys}
+                return self._told_by_reading(ready, normalisation, error)
             except Overtaken:
                 if session.fence is not None:
                     raise
@@ -557,16 +573,8 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
         """
         if isinstance(error.error, LockedError):
             raise error.error from None
-        keys = [one.change.key for one in ready]
-
-        def look() -> dict[str, Row] | None:
-            try:
-                return self._rows(keys, -1)
-            except HdevError:
-                return None
-
         # A database that was started again is back in a moment.
-        rows = patiently(look) if isinstance(error.error, BackendError) else look()
+        rows = self._standing(ready, patient=isinstance(error.error, BackendError))
         receipts: dict[str, Receipt] = {}
         for one in ready:
             key = one.change.key
@@ -575,6 +583,38 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
                 refusal = _refusal(one.change, rows.get(key), normalisation)
             receipts[key] = refusal or Failed(key=key, reason=error.reason, intact=rows is not None)
         return receipts
+
+    def _told_by_reading(
+        self, ready: Sequence[Ready], normalisation: Normalisation, error: NotKnown
+    ) -> Mapping[str, Receipt]:
+        """The receipts of a transaction that has ended, nobody knows how: what stands there."""
+        rows = self._standing(ready, patient=True) if error.readable else None
+        receipts: dict[str, Receipt] = {}
+        for one in ready:
+            key = one.change.key
+            why = f"it is not known whether it was written: {error}"
+            receipts[key] = Failed(key=key, reason=why, intact=False)
+            if rows is None:
+                continue
+            row = rows.get(key)
+            if row == (one.wanted._replace(content=None) if one.wanted is not None else None):
+                receipts[key] = _receipt(one, row if row is not None else key, normalisation)
+            elif _refusal(one.change, row, normalisation) is None:
+                why = f"it was not written: {error}"
+                receipts[key] = Failed(key=key, reason=why, intact=True)
+        return receipts
+
+    def _standing(self, ready: Sequence[Ready], *, patient: bool) -> dict[str, Row] | None:
+        """The rows of these changes as they are now; None where they cannot be had."""
+        keys = [one.change.key for one in ready]
+
+        def look() -> dict[str, Row] | None:
+            try:
+                return self._rows(keys, -1)
+            except HdevError:
+                return None
+
+        return patiently(look) if patient else look()
 
     def _effects(
         self,
@@ -762,7 +802,7 @@ def _wanted(change: Change) -> Row | None:
     lf = _LF.content(content)
     return Row(
         key=change.key,
-        metadata=json.dumps(change.metadata, separators=(",", ":")),
+        metadata=_compact(change.metadata),
         content_digest=state.content,
         metadata_digest=state.metadata,
         size=len(content),
@@ -803,9 +843,7 @@ def _state(row: Row, metadata: Metadata, normalisation: Normalisation) -> State:
 def _sound(row: Row) -> Metadata:
     """The metadata of a row whose digests fit what it holds. Raises NotCanonical."""
     metadata = _metadata(row)
-    tag = hashlib.sha256(
-        bytes.fromhex(row.content_digest) + json.dumps(metadata, sort_keys=True).encode()
-    ).hexdigest()
+    tag = hashlib.sha256(bytes.fromhex(row.content_digest) + _sorted(metadata).encode()).hexdigest()
     if (row.metadata_digest, row.tag) != (metadata_digest(_EXACT.metadata(metadata)), tag):
         raise NotCanonical("its metadata does not have the digest that stands beside it")
     if row.content is not None:
@@ -856,7 +894,8 @@ def _receipt(one: Ready, told: Row | str, normalisation: Normalisation) -> Recei
     if told != one.wanted._replace(content=None):
         why = "the database stored something else than it was sent"
         return Failed(key=key, reason=why, intact=False)
-    return Stored(key=key, state=_state(told, _metadata(told), normalisation))
+    assert isinstance(one.change, Put)
+    return Stored(key=key, state=_state(told, one.change.metadata, normalisation))
 
 
 def patiently(look: Callable[[], T | None]) -> T | None:

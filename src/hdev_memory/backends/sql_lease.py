@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 SECONDS = 15
 """How long a lease lasts without being renewed; it is renewed three times in that time."""
 
+_FAREWELL = 2.0
+"""Seconds that a renewal under way may take when the lock is given back."""
+
 _HOLDER_LENGTH = 200
 
 
@@ -155,7 +158,7 @@ class Hold:
         self._ended.set()
         if self.fence is None:
             return
-        self._renewing.join()
+        self._renewing.join(_FAREWELL)
         try:
             self._leases.release(self.fence)
         except HdevError:

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     import contextlib
+    import socket
     from collections.abc import Callable
     from pathlib import Path
 
@@ -173,7 +174,7 @@ def memory_server(
     from hdev_memory.server.audit import AUDIT_FILE
     from hdev_memory.server.limits import Limits
     from hdev_memory.server.metrics import Metrics
-    from hdev_memory.server.run import listen, run
+    from hdev_memory.server.run import descriptors_for, listen_each, run
 
     if workers > 1 and not storages.shareable(where):
         _refuse_workers(where)
@@ -189,9 +190,15 @@ def memory_server(
     if listed and keysfile.read(keys).readable:
         shared.warn(f"{keys} can be read by other users; chmod 600 keeps them out.")
     limits = Limits(entry_bytes=max_entry_bytes, connections=max_connections)
-    opened = stack.enter_context(contextlib.closing(listen(host, port)))
+    if missing := descriptors_for(limits):
+        shared.warn(f"{missing} of {max_connections} connections have no descriptor: ulimit -n.")
+    sockets = [
+        stack.enter_context(contextlib.closing(opened))
+        for opened in listen_each(host, port, workers)
+    ]
+    bound = sockets[0].getsockname()[1]
 
-    def serve(answering: Callable[[str], None], life: int | None) -> None:
+    def serve(opened: socket.socket, answering: Callable[[str], None], life: int | None) -> None:
         with storages.opened(
             where, log_file=log_file, clock=time.monotonic, now=shared.now, warn=shared.warn
         ) as kept:
@@ -217,13 +224,13 @@ def memory_server(
 
     def ready(shown: str) -> None:
         name = f"[{host}]" if ":" in host else host
-        place = f"http://{name}:{opened.getsockname()[1]}"
+        place = f"http://{name}:{bound}"
         print(f"Memory server ready on {place} (storage: {shown})", flush=True)
 
     if counts is None:
-        serve(ready, None)
+        serve(sockets[0], ready, None)
         return 0
-    return _watched(workers, serve, ready, counts, reload=listed, patience=drain + grace + 10)
+    return _watched(sockets, serve, ready, counts, reload=listed, patience=drain + grace + 10)
 
 
 def _counted_together(stack: contextlib.ExitStack, workers: int) -> Path | None:
@@ -241,8 +248,8 @@ def _counted_together(stack: contextlib.ExitStack, workers: int) -> Path | None:
 
 
 def _watched(
-    workers: int,
-    serve: Callable[[Callable[[str], None], int], None],
+    sockets: list[socket.socket],
+    serve: Callable[[socket.socket, Callable[[str], None], int], None],
     ready: Callable[[str], None],
     counts: Path,
     *,
@@ -255,16 +262,16 @@ def _watched(
     from hdev_memory.server.metrics import buried
     from hdev_memory.server.workers import Supervisor
 
-    def work(answering: Callable[[str], None], life: int) -> int:
+    def work(opened: socket.socket, answering: Callable[[str], None], life: int) -> int:
         try:
-            serve(answering, life)
+            serve(opened, answering, life)
         except HdevError as error:
             show_error(error)
             return error.exit_code
         return 0
 
     return Supervisor(
-        workers,
+        sockets,
         work,
         ready=ready,
         buried=partial(buried, counts),

@@ -69,10 +69,11 @@ def plan(
 ) -> int:
     """Compare SOURCE with TARGET and write a plan that can be reviewed, approved and applied.
 
-    An endpoint is `filesystem`, `filesystem:PATH`, `http:https://HOST`, `https://HOST`, or the name
-    of an environment from hdev.toml; the source is the local memory unless it is given. A PATTERN
-    is one of gitignore, matched against keys. Nothing is written but the plan's folder. Where the
-    policy has a hard finding the plan is written for review, and the exit is 5.
+    An endpoint is `filesystem`, `filesystem:PATH`, `http:https://HOST`, `https://HOST`,
+    `sqlite:PATH`, `postgres://USER@HOST/DATABASE`, or the name of an environment from hdev.toml;
+    the source is the local memory unless it is given. A PATTERN is one of gitignore, matched
+    against keys. Nothing is written but the plan's folder. Where the policy has a hard finding the
+    plan is written for review, and the exit is 5.
     """
     import contextlib
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -154,14 +155,14 @@ _KEYS = ("api_key", "source_api_key", "target_api_key")
 
 
 def _prompted(home: Path) -> Iterator[str]:
-    """Lines from a prompt, with history (never of lines with a key) and completion."""
+    """Lines from a prompt, with completion, and a history without lines with a key or password."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory
 
     class Discreet(FileHistory):
         def append_string(self, string: str) -> None:
-            if "api_key" not in string:
+            if "api_key" not in string and not re.search("://[^/]*@", string):
                 super().append_string(string)
 
     path = home / ".hdev" / "session_history"

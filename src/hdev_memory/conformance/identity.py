@@ -17,6 +17,8 @@ def endpoint_without_secrets(subject: Subject) -> None:
     if url.scheme in ("http", "https") and (url.username or url.password or url.query):
         # Not quoted: it may hold a password.
         broken("a location without user, password and query", "one that has them")
+    if endpoint.kind == "postgres" and "@" in url.netloc:
+        broken("a location without user and password", "one that has them")
 
 
 def same_endpoint_again(subject: Subject) -> None:
@@ -40,7 +42,7 @@ def vanished(subject: Subject) -> None:
     same(subject.backend.present(), True, "whether the store is present again")
 
 
-_LOCKING = frozenset({"filesystem"})
+_LOCKING = frozenset({"filesystem", "postgres", "sqlite"})
 """The kinds of stores that are known to have locks; of others `hold` may do nothing."""
 
 

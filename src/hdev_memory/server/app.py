@@ -35,7 +35,7 @@ from hdev_memory.core.entry import (
     display_name,
 )
 from hdev_memory.core.protocol import NDJSON, PATH, PROTOCOL
-from hdev_memory.errors import BackendError, HdevError, StoreError
+from hdev_memory.errors import BackendError, HdevError, LockedError, StoreError
 from hdev_memory.server import protocol
 from hdev_memory.server.access import Access, Client
 from hdev_memory.server.audit import Author, WriteLog
@@ -211,7 +211,7 @@ async def _detail(request: Request, error: Exception) -> Response:
 
 async def _broken(request: Request, error: Exception) -> Response:
     log.error("%s", error)
-    if isinstance(error, BackendError):  # out of reach, and perhaps back in a moment
+    if isinstance(error, BackendError | LockedError):  # and perhaps well again in a moment
         return answer({"detail": "The storage is out of reach"}, 503, {"Retry-After": "1"})
     return answer({"detail": "The store cannot be read"}, 500)
 

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -17,6 +19,7 @@ from starlette.applications import Starlette
 
 from hdev_memory.errors import HdevError
 from hdev_memory.server.deadlines import Connections, Deadlined, Watched
+from hdev_memory.server.limits import Limits
 from hdev_memory.server.metrics import Metrics
 
 GRACE_SECONDS = 30.0
@@ -24,17 +27,36 @@ GRACE_SECONDS = 30.0
 
 BACKLOG = 1024
 
+OTHER_DESCRIPTORS = 100
+"""For everything that is no connection of a client."""
+
 log = logging.getLogger("hdev_memory.server")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises HdevError."""
+def descriptors_for(limits: Limits) -> int:
+    """Have as many descriptors as connections need, if this process may; how many are missing."""
+    wanted = limits.connections + limits.spare + OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return 0
+    given = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (given, hard))
+    return wanted - given
+
+
+def listen(host: str, port: int, *, among: bool = False) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises HdevError.
+
+    `among` is for one of several on the same port, of which each gets its share of connections.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio turns Nagle's algorithm off for every connection; without it
     # each answer waits 40 ms for the client's delayed acknowledgement.
     opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if among:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         opened.bind((host, port))
         opened.listen(BACKLOG)
     except (OSError, OverflowError) as error:
@@ -45,6 +67,21 @@ def listen(host: str, port: int) -> socket.socket:
             hint="Stop what uses the port, or choose another with --port (0 takes a free one).",
         ) from None
     return opened
+
+
+def listen_each(host: str, port: int, count: int) -> list[socket.socket]:
+    """Listening sockets for so many workers, on one port. Raises HdevError.
+
+    On Linux each has a queue of its own: of processes that wait for one queue, whichever wakes
+    first takes nearly all. Elsewhere they share one.
+    """
+    # First alone: a port that is in use is said to be, also where its user would share it with us.
+    opened = listen(host, port)
+    if count == 1 or sys.platform != "linux":
+        return [opened, *(opened.dup() for _ in range(count - 1))]
+    port = opened.getsockname()[1]
+    opened.close()
+    return [listen(host, port, among=True) for _ in range(count)]
 
 
 class Server(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""Several processes that answer on one socket, and the one that watches over them.
+"""Several processes that answer on one port, and the one that watches over them.
 
 The watching process opens no storage, has no threads and no connections, so that it can fork at any
 time. A worker tells by a pipe that it answers, and learns from the end of another that the watching
@@ -16,7 +16,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from types import FrameType
 
@@ -29,13 +29,15 @@ STOP, RELOAD = (signal.SIGTERM, signal.SIGINT), signal.SIGHUP
 
 log = logging.getLogger("hdev_memory.server")
 
-Serve = Callable[[Callable[[str], None], int], int]
-"""Serve until SIGTERM, or until the descriptor has an end; call the function when requests are
-answered, with what is to be told of that, and return the exit status."""
+Serve = Callable[[socket.socket, Callable[[str], None], int], int]
+"""Serve on the socket until SIGTERM, or until the descriptor has an end; call the function when
+requests are answered, with what is to be told of that, and return the exit status."""
 
 
 class Supervisor:
-    """`count` workers that each run `serve`, as long as nobody ends it.
+    """A worker for each listening socket that runs `serve`, as long as nobody ends it.
+
+    The sockets stay open here, so that who comes while a worker is replaced waits, and is answered.
 
     `ready` is called once, when all of them answer, with what the last one said; `buried` with the
     process id of each worker that is gone. With `reload` SIGHUP goes to all workers; else it ends
@@ -44,7 +46,7 @@ class Supervisor:
 
     def __init__(
         self,
-        count: int,
+        sockets: Sequence[socket.socket],
         serve: Serve,
         *,
         ready: Callable[[str], None],
@@ -53,7 +55,7 @@ class Supervisor:
         patience: float,
     ) -> None:
         """`patience` is how many seconds workers have to end before they are killed."""
-        self._count = count
+        self._sockets = sockets
         self._serve = serve
         self._ready = ready
         self._buried = buried
@@ -61,6 +63,8 @@ class Supervisor:
         self._patience = patience
         self._fork = multiprocessing.get_context("fork")
         self._workers: dict[int, multiprocessing.process.BaseProcess] = {}
+        self._free = list(sockets)
+        self._taken: dict[int, socket.socket] = {}
         self._awaited: dict[Connection, int] = {}  # of workers that do not answer yet
         self._deaths: deque[float] = deque()
         self._started = False
@@ -100,20 +104,22 @@ class Supervisor:
             if answers in found:
                 self._answered(answers)
         if self._ends is None and self._started:
-            while len(self._workers) < self._count:
+            while self._free:
                 self._start(life, held)
 
     def _start(self, life: int, held: int) -> None:
         answers, told = self._fork.Pipe(duplex=False)
-        worker = self._fork.Process(target=self._work, args=(told, life, held))
+        taken = self._free.pop()
+        worker = self._fork.Process(target=self._work, args=(taken, told, life, held))
         with _blocked(self._kinds):
             worker.start()
         told.close()
         assert worker.pid is not None
         self._workers[worker.pid] = worker
+        self._taken[worker.pid] = taken
         self._awaited[answers] = worker.pid
 
-    def _work(self, told: Connection, life: int, held: int) -> None:
+    def _work(self, taken: socket.socket, told: Connection, life: int, held: int) -> None:
         """In the worker, with all signals blocked."""
         signal.set_wakeup_fd(-1)
         for kind in self._kinds:
@@ -122,12 +128,15 @@ class Supervisor:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._kinds)
         os.close(held)
+        for other in self._sockets:
+            if other is not taken:
+                other.close()
 
         def ready(said: str) -> None:
             told.send(said)
             told.close()
 
-        raise SystemExit(self._serve(ready, life))
+        raise SystemExit(self._serve(taken, ready, life))
 
     def _told(self, number: int) -> None:
         if number == RELOAD:
@@ -141,6 +150,8 @@ class Supervisor:
     def _end(self, status: int) -> None:
         self._status = status
         self._ends = time.monotonic() + self._patience
+        for each in self._sockets:
+            each.close()  # else whoever comes when the workers have closed theirs waits for nothing
         self._send(signal.SIGTERM)
 
     def _answered(self, answers: Connection) -> None:
@@ -151,12 +162,13 @@ class Supervisor:
         self._started = True
         del self._awaited[answers]
         answers.close()
-        if self._ends is None and len(self._workers) == self._count and not self._awaited:
+        if self._ends is None and not self._free and not self._awaited:
             self._ready(said)
             self._ready = _nothing
 
     def _bury(self, pid: int) -> None:
         worker = self._workers.pop(pid)
+        self._free.append(self._taken.pop(pid))
         worker.join()
         for answers in [each for each, of in self._awaited.items() if of == pid]:
             del self._awaited[answers]
