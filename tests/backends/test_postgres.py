@@ -6,7 +6,6 @@ import sys
 import threading
 import traceback
 
-import psycopg
 import pytest
 from tests import postgres as real_postgres
 from tests.backends.contract import statements_of
@@ -17,6 +16,8 @@ from hdev_memory.backends.base import PERMISSION_DENIED, Drifted, Failed, Secret
 from hdev_memory.backends.postgres_url import parse
 from hdev_memory.core.entry import Absent
 from hdev_memory.errors import BackendError, KeyRefusedError, StoreError, UsageError
+
+psycopg = pytest.importorskip("psycopg")
 
 PASSWORD = real_postgres.PASSWORD
 
@@ -74,6 +75,27 @@ def test_a_server_that_is_not_there_is_out_of_reach():
         open_backend(where, must_exist=False)
 
     assert PASSWORD not in told(refused.value)
+
+
+def arguments(location):
+    from hdev_memory.backends.postgres import _arguments
+
+    return _arguments(parse(location), "u", Secret(PASSWORD))
+
+
+@pytest.mark.parametrize(
+    ("location", "refused"),
+    [
+        ("postgres://h/d", True),
+        ("postgres://h/d?sslmode=prefer", True),
+        ("postgres://h/d?sslmode=verify-full", False),
+        ("postgres://localhost/d", False),
+    ],
+)
+def test_the_password_is_not_given_in_the_clear_to_another_machine(location, refused, monkeypatch):
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+
+    assert (arguments(location).get("require_auth") == "!password") is refused
 
 
 def test_a_database_that_cannot_hold_every_key_is_refused(postgres, database):

@@ -33,6 +33,21 @@ def test_user_and_password_are_decoded_and_hidden():
     assert "p@w" not in repr(url)
 
 
+@pytest.mark.parametrize(
+    ("text", "local"),
+    [
+        ("postgres://127.0.0.1:1/d", True),
+        ("postgres://localhost,[::1]/d", True),
+        ("postgres:///d?host=/run/postgresql", True),
+        ("postgres://localhost,h/d", False),
+        ("postgres:///d?host=h", False),
+        ("postgres:///d", False),
+    ],
+)
+def test_what_is_surely_on_this_machine_is_told(text, local):
+    assert parse(text).local is local
+
+
 ALIKE = [
     ("postgres://u@h/d", "postgresql://v:p@h:5432/d?sslmode=require"),
     ("postgres://localhost/d", "postgres://127.0.0.1:5432/d"),

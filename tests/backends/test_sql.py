@@ -22,7 +22,7 @@ from hdev_memory.backends.base import (
 from hdev_memory.backends.sql import INLINE_BYTES
 from hdev_memory.core.audit import EMPTY, Headmark
 from hdev_memory.core.entry import Absent, Entry, Normalisation, Unreadable, tag_of
-from hdev_memory.errors import LockedError, StoreError
+from hdev_memory.errors import BackendError, LockedError, StoreError
 
 WRITERS = 32
 
@@ -178,6 +178,23 @@ def test_a_snapshot_is_of_one_moment(backend, database):
     assert rest[0].state == state()
 
 
+def test_snapshots_that_nobody_takes_keep_nobody_else_waiting(backend):
+    backend.write([put(f"k{number:04}") for number in range(1500)], NORMAL)
+    taken = [backend.snapshot(EVERYTHING, NORMAL) for _ in range(8)]
+    firsts = [next(snapshot).key for snapshot in taken]
+    with pytest.raises(BackendError, match="Every connection to the database is in use"):
+        next(backend.snapshot(EVERYTHING, NORMAL))
+    receipt = one(backend, put("new"))
+    found = read(backend, "new")
+    for snapshot in taken:
+        snapshot.close()
+
+    assert firsts == ["k0000"] * 8
+    assert isinstance(receipt, Stored)
+    assert isinstance(found, Entry)
+    assert sum(1 for _ in backend.snapshot(EVERYTHING, NORMAL)) == 1501
+
+
 def test_of_writers_that_saw_the_same_tag_one_wins_though_only_bookkeeping_differs(
     backend, database
 ):
@@ -205,10 +222,11 @@ def test_of_writers_that_saw_the_same_tag_one_wins_though_only_bookkeeping_diffe
 
 COUNTING = """
 import sys, threading
-from tests.backends.databases import NORMAL, put, state
 from hdev_memory.backends import open_backend
-from hdev_memory.backends.base import Secret, Stored, Where
+from hdev_memory.backends.base import Put, Secret, Stored, Where
+from hdev_memory.core.entry import Normalisation
 
+NORMAL = Normalisation()
 kind, location, user = sys.argv[1:4]
 password = sys.stdin.readline().strip()
 acknowledged = []
@@ -219,9 +237,10 @@ def count():
         while len(acknowledged) < 15:
             (found,) = backend.read(["count"])
             number = int(found.content) + 1
-            (receipt,) = backend.write(
-                [put("count", b"%d" % number, before=state(found.content))], NORMAL
-            )
+            content = b"%d" % number
+            before, after = NORMAL.state(found.content, {}), NORMAL.state(content, {})
+            change = Put(key="count", content=content, metadata={}, before=before, after=after)
+            (receipt,) = backend.write([change], NORMAL)
             if isinstance(receipt, Stored):
                 acknowledged.append(number)
 

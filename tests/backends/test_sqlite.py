@@ -145,11 +145,16 @@ def test_a_real_disk_without_room_does_as_well(tmp_path):
 
 WRITING = """
 import sys
-from tests.backends.databases import NORMAL, put
+from hdev_memory.backends.base import Put
 from hdev_memory.backends.sqlite import SqliteBackend
+from hdev_memory.core.entry import Normalisation
+NORMAL = Normalisation()
+AFTER = NORMAL.state(b"x" * 3000, {})
+def put(key):
+    return Put(key=key, content=b"x" * 3000, metadata={}, before=None, after=AFTER)
 with SqliteBackend(sys.argv[1], must_exist=False) as backend:
     for turn in range(100_000):
-        backend.write([put(f"{turn:06}/{n}", b"x" * 3000) for n in range(50)], NORMAL)
+        backend.write([put(f"{turn:06}/{n}") for n in range(50)], NORMAL)
         print(turn, flush=True)
 """
 

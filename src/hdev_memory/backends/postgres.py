@@ -7,6 +7,7 @@ libpq reads PGPASSWORD, PGPASSFILE, PGSERVICE and its other variables by itself.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
@@ -35,6 +36,9 @@ from hdev_memory.errors import HdevError, KeyRefusedError, LockedError, StoreErr
 Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 
 _OLDEST = 130000  # pg_current_xact_id
+
+_KNOWS_REQUIRE_AUTH = 160000
+_ENCRYPTED = frozenset({"require", "verify-ca", "verify-full"})
 
 _FETCH = 1000
 """Rows of a snapshot that are in memory at a time."""
@@ -143,10 +147,10 @@ class PostgresBackend(SqlBackend[Connection]):
         """Whether the database answers, and holds the memory that was opened."""
         known = self._store
         try:
-            found = self._looked(self._identity)
+            rows = self.run("SELECT id FROM store" if known is not None else "SELECT 1")
         except HdevError:
             return False
-        return known is None or found == known
+        return known is None or rows == [(known,)]
 
     # The database
 
@@ -434,6 +438,10 @@ def _arguments(url: PostgresUrl, user: str | None, password: Secret | None) -> d
         asked["user"] = user
     if password is not None:
         asked["password"] = password.reveal()
+    safe = asked.get("sslmode") or os.environ.get("PGSSLMODE") or "prefer"
+    if safe not in _ENCRYPTED and not url.local and psycopg.pq.version() >= _KNOWS_REQUIRE_AUTH:
+        # Whoever answers there may ask for the password as it is, and would get it in the clear.
+        asked["require_auth"] = "!password"
     return asked
 
 

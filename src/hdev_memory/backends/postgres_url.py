@@ -26,6 +26,8 @@ _PARAMETERS = (
 )
 """What may follow the `?`: parameters of libpq that hold no secret, and `schema`, which is ours."""
 
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
 _SECRETS = ("password", "passfile", "sslpassword", "sslkey")
 
 _HINT = "Write it as postgres://HOST/DATABASE or postgres://USER@HOST:PORT/DATABASE."
@@ -59,11 +61,14 @@ class PostgresUrl:
         hosts = self.hosts
         if "host" in asked or not hosts:
             hosts = ((asked.get("host", ""), asked.get("port", "")),)
-        where = tuple(
-            ("loopback" if h in ("localhost", "127.0.0.1", "::1") else h, p or DEFAULT_PORT)
-            for h, p in hosts
-        )
+        where = tuple(("loopback" if h in _LOOPBACK else h, p or DEFAULT_PORT) for h, p in hosts)
         return where, asked.get("service", ""), self.database, self.schema
+
+    @property
+    def local(self) -> bool:
+        """Whether it is surely on this machine: loopback, or a socket in a folder."""
+        hosts = [host for host, _ in self.hosts] or dict(self.parameters).get("host", "").split(",")
+        return all(host in _LOOPBACK or host.startswith("/") for host in hosts)
 
     @property
     def label(self) -> str:
