@@ -1,7 +1,7 @@
 """HTTP clients against one fast loopback server: requests/s and processor time for each request.
 
-Run by hand: `python -m tests.benchmarks.clients [--requests N] [--rounds N]`. aiohttp, httpx-aiohttp
-and uvloop are measured where they are installed.
+Run by hand: `python -m tests.benchmarks.clients [--requests N] [--rounds N]`. aiohttp,
+httpx-aiohttp and uvloop are measured where they are installed.
 """
 
 from __future__ import annotations
