@@ -210,12 +210,18 @@ class Store:
                 if _quiet(count, self._writes[_stripe(key)]):
                     whole = found
                 else:
-                    whole = self._read_alone(key)
+                    whole = self._read_again(key)
                 given += isinstance(whole, Entry)
                 yield whole
         finally:
             if self._metrics is not None:
                 self._metrics.read(given)
+
+    def _read_again(self, key: str) -> Entry | Absent | Unreadable:
+        """The entry, read anew; only one that is being written now waits for its batch."""
+        count = self._writes[_stripe(key)]
+        (found,) = self.backend.read([key])
+        return found if _quiet(count, self._writes[_stripe(key)]) else self._read_alone(key)
 
     def _read_alone(self, key: str) -> Entry | Absent | Unreadable:
         return self.exclusively(lambda: next(iter(self.backend.read([key])))).result()
