@@ -131,7 +131,7 @@ def memory_server(
         typer.Option(
             "--trusted-proxy",
             metavar="ADDRESS",
-            help="Take a client's address from X-Forwarded-For of this proxy, or network; repeatable.",
+            help="A proxy, or network, whose X-Forwarded-For tells the client; repeatable.",
         ),
     ] = None,
     no_web_ui: Annotated[
