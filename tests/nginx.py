@@ -20,9 +20,9 @@ def program() -> str:
     """Where nginx is; the test is skipped without one, and fails in CI."""
     found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if found is None and os.environ.get("CI"):
-        pytest.fail("no nginx here: apt-get install nginx-light")
+        pytest.fail("no nginx here: apt-get install nginx")
     if found is None:
-        pytest.skip("no nginx here: apt-get install nginx-light")
+        pytest.skip("no nginx here: apt-get install nginx")
     return found
 
 
