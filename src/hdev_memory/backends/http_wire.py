@@ -15,7 +15,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPMessage
 
@@ -221,9 +221,11 @@ class Connection:
 
         Raises Cut.
         """
-        message = _message(method, target, headers, content)
+        head = _head(method, target, headers, content)
+        # A short body goes with the head: one packet, and one look at it by the server.
+        parts = [head, content] if content and len(content) > _SENT else [head + (content or b"")]
         try:
-            reply, body, keep = self._exchanged(method, message, check)
+            reply, body, keep = self._exchanged(method, parts, check)
         except Cut:
             self.close()
             raise
@@ -240,17 +242,18 @@ class Connection:
         return reply, body
 
     def _exchanged(
-        self, method: str, message: bytes, check: Callable[[Reply], None]
+        self, method: str, parts: Sequence[bytes], check: Callable[[Reply], None]
     ) -> tuple[Reply, bytearray, bool]:
         opened, incoming, reader = self._open()
         lost: OSError | None = None
         try:
-            self._send(opened, message)
+            for part in parts:
+                self._send(opened, part)
         except OSError as error:
             lost = error  # it may have answered before it took the whole: a 413 does
         opened.settimeout(GLANCE)
         try:
-            answer = self._head(method, reader)
+            answer = self._answer(method, reader)
         except (OSError, http.client.HTTPException):
             if lost is not None:
                 raise lost from None
@@ -266,13 +269,8 @@ class Connection:
         if length is not None and answer.length:
             raise Cut("the connection was closed in the middle of the answer", again=True)
         incoming.idle = True
-        keep = not (lost or answer.will_close or self.left_over(reader))
+        keep = not (lost or answer.will_close or _left_over(reader))
         return reply, body, keep
-
-    @staticmethod
-    def left_over(reader: _Reader) -> bool:
-        """Whether there is something behind the answer, which nobody has asked for."""
-        return bool(reader.peek(1))
 
     def _open(self) -> tuple[socket.socket, _Incoming, _Reader]:
         if self._socket is not None and self._incoming is not None and self._reader is not None:
@@ -291,13 +289,13 @@ class Connection:
         self._reader = _Reader(self._incoming, _TAKEN)
         return opened, self._incoming, self._reader
 
-    def _send(self, opened: socket.socket, message: bytes) -> None:
-        view = memoryview(message)
+    def _send(self, opened: socket.socket, part: bytes) -> None:
+        view = memoryview(part)
         for start in range(0, len(view), _SENT):
             opened.settimeout(self.allowance.left())
             opened.sendall(view[start : start + _SENT])
 
-    def _head(self, method: str, reader: _Reader) -> http.client.HTTPResponse:
+    def _answer(self, method: str, reader: _Reader) -> http.client.HTTPResponse:
         while True:
             answer = http.client.HTTPResponse(_Source(reader), method=method)  # type: ignore[arg-type]
             answer.begin()
@@ -317,8 +315,8 @@ def tls() -> ssl.SSLContext:
     return context
 
 
-def _message(method: str, target: str, headers: dict[str, str], content: bytes | None) -> bytes:
-    """A request as it goes over the wire. Raises Cut for what would not be one request."""
+def _head(method: str, target: str, headers: dict[str, str], content: bytes | None) -> bytes:
+    """The head of a request. Raises Cut for what would not be one request."""
     if not _TARGET.fullmatch(target):
         raise Cut("the address is none that can be asked for")
     lines = [f"{method} {target} HTTP/1.1"]
@@ -328,7 +326,7 @@ def _message(method: str, target: str, headers: dict[str, str], content: bytes |
         lines.append(f"{name}: {text}")
     if content is not None or method in ("PUT", "POST"):
         lines.append(f"Content-Length: {len(content or b'')}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (content or b"")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def _length(reply: Reply) -> int | None:
@@ -345,6 +343,11 @@ def _length(reply: Reply) -> int | None:
     if len(stated) != 1 or not _LENGTH.fullmatch(next(iter(stated))):
         raise Cut("the length of the answer is not one number", again=True)
     return int(next(iter(stated)))
+
+
+def _left_over(reader: _Reader) -> bool:
+    """Whether something came with the answer, behind it, that nobody has asked for."""
+    return bool(reader.peek(1))
 
 
 def _readable(opened: socket.socket) -> bool:
