@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from hdev_memory import cli
+from tests import postgres as real_postgres
 from tests.keys import Keys
 
 pytest.register_assert_rewrite("tests.backends.contract")
@@ -102,3 +103,13 @@ def tree_of(root: Path) -> dict[str, bytes]:
 def keys(tmp_path_factory):
     """Real keys, the same for all tests of a process."""
     return Keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory):
+    """A real PostgreSQL, the same for all processes of a run."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    with real_postgres.shared(base) as server:
+        yield server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Self
 
@@ -29,20 +30,30 @@ class MemoryServer:
             self._environ["HDEV_MEMORY_API_KEY"] = api_key
 
     def __enter__(self) -> Self:
+        # A file and no pipe: one that nobody reads is full some day, and the server waits for ever.
+        self._stderr = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             self._command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr,
             text=True,
             env=self._environ,
         )
         assert self.process.stdout is not None
         ready = self.process.stdout.readline()
-        assert ready.startswith("Memory server ready on "), self.process.communicate()
+        if not ready.startswith("Memory server ready on "):
+            self._end()
+            raise AssertionError(f"the server did not start: {ready}{self.out}{self.err}")
         self.url = ready.split()[4]
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self.process.terminate()
-        self.out, self.err = self.process.communicate(timeout=30)
+        self.out, _ = self.process.communicate(timeout=30)
+        self._stderr.seek(0)
+        self.err = self._stderr.read()
+        self._stderr.close()

@@ -5,10 +5,19 @@ import sys
 
 import pytest
 
-from hdev_memory.backends.base import Endpoint
-from hdev_memory.core.plan import Summary
+from hdev_memory.backends.base import UNATTENDED, Endpoint, Put
+from hdev_memory.backends.ephemeral import EphemeralBackend
+from hdev_memory.core.entry import Normalisation
+from hdev_memory.core.plan import Limits, Options, Provenance, Summary
 from hdev_memory.errors import PolicyError, StoreError, UsageError
-from hdev_memory.planning import guard_deletes, parse_max_delete, portable, refuse_same_store
+from hdev_memory.planning import (
+    Request,
+    guard_deletes,
+    parse_max_delete,
+    plan,
+    portable,
+    refuse_same_store,
+)
 
 
 class End:
@@ -115,13 +124,49 @@ def test_what_a_plan_between_folders_does_not_need_is_not_imported():
 
     imported = {name.partition(".")[0] for name in done.stdout.split()}
     assert "msgspec" in imported
-    assert not imported & {
-        "pathspec",
-        "rich",
-        "certifi",
-        "http",
-        "deepdiff",
-        "yaml",
-        "starlette",
-        "uvicorn",
-    }
+    unwanted = {"pathspec", "rich", "certifi", "http", "deepdiff", "yaml", "starlette", "uvicorn"}
+    assert not imported & unwanted
+
+
+REQUEST = Request(
+    options=Options(
+        overwrite=False,
+        delete=False,
+        max_delete=None,
+        compare="all",
+        include=(),
+        exclude=(),
+        limits=Limits(max_entry_bytes=1024),
+    ),
+    source_label="source",
+    target_label="target",
+    provenance=Provenance(created="2026-01-02T03:04:05Z", expires=None, tool="test"),
+    home="",
+)
+
+
+def ephemeral(name, keys, kind=EphemeralBackend):
+    backend = kind(name)
+    state = Normalisation().state(b"text", {})
+    puts = [Put(key=k, content=b"text", metadata={}, before=None, after=state) for k in keys]
+    backend.write(puts, Normalisation(), UNATTENDED)
+    return backend
+
+
+class Breaking(EphemeralBackend):
+    """Its snapshot fails behind the first entry."""
+
+    def snapshot(self, scope, normalisation):
+        yield next(super().snapshot(scope, normalisation))
+        raise StoreError("It broke.")
+
+
+def test_how_far_both_ends_were_read_is_told_also_when_one_fails():
+    told = {}
+    source, target = ephemeral("s", "abcd"), ephemeral("t", "ef", Breaking)
+    with pytest.raises(StoreError):
+        list(plan(source, target, REQUEST, lambda event: told.update({event.side: event})))
+
+    assert (told["source"].entries, told["source"].bytes, told["source"].ended) == (4, 16, True)
+    assert (told["target"].entries, told["target"].bytes, told["target"].ended) == (1, 4, False)
+    assert (told["source"].expected, told["target"].expected) == (4, 2)

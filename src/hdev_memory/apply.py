@@ -324,11 +324,12 @@ def _bounded(
     content = 0
     for action, resumed in items:
         before, after = transition(action)
-        content += max(state.bytes for state in (before, after) if state is not None)
-        if batch and (len(batch) == size or content > BATCH_BYTES):
+        own = max(state.bytes for state in (before, after) if state is not None)
+        if batch and (len(batch) == size or content + own > BATCH_BYTES):
             yield batch
             batch, content = [], 0
         batch.append((action, resumed))
+        content += own
     if batch:
         yield batch
 
@@ -350,11 +351,14 @@ def _preflight(
     verdicts = bytearray()
     drifts: list[Drift] = []
     half: list[str] = []
+    size = 0
+    emit(events.Checked(done=0, total=total, bytes=0))
     for batch in batches(writing(opened)):
         if run.stop():
             raise InterruptedEarly(_EARLY)
         pending: list[Create | Overwrite] = []
         for action, held in zip(batch, target.read([a.key for a in batch]), strict=True):
+            size += _size(held)
             verdict, found = _verdict(action, held, normalisation)
             if verdict is Verdict.DRIFT and _was_cut_off(action, target, cut_off, normalisation):
                 verdicts.append(_CUT_OFF)
@@ -368,14 +372,20 @@ def _preflight(
             if isinstance(action, Create | Overwrite) and verdict is not Verdict.DONE:
                 pending.append(action)
         for put, held in zip(pending, source.read([a.key for a in pending]), strict=True):
+            size += _size(held)
             current, unknown = _state(held, normalisation)
             if unknown or current != needed(put):
                 found = unknown or describe(current)
                 drifts.append(Drift(put.key, "source", describe(needed(put)), found))
-        emit(events.Checked(done=len(verdicts), total=total))
+        emit(events.Checked(done=len(verdicts), total=total, bytes=size))
     if drifts:
         raise DriftFound(drifts, half)
     return verdicts
+
+
+def _size(held: Entry | Absent | Unreadable) -> int:
+    """Bytes of content that were read."""
+    return len(held.content) if isinstance(held, Entry) else 0
 
 
 def _verdict(
@@ -457,6 +467,7 @@ class _Job:
 
     def execute(self, verdicts: bytearray) -> None:
         """Write batch by batch: first what creates and overwrites, then the deletes."""
+        self._tell()
         for deleting in (False, True):
             ready = (
                 (action, verdict == _CUT_OFF)
@@ -491,6 +502,9 @@ class _Job:
         self.log.outcomes(told)
         for action, receipt, reason in told:
             _count(self.outcome, action, receipt, reason)
+        self._tell()
+
+    def _tell(self) -> None:
         done = self.outcome.written + self.outcome.already + len(self.outcome.failures)
         total = self.opened.plan.tail.summary.writes
         self.emit(events.Wrote(done=done, total=total, bytes=self.outcome.bytes))
@@ -741,14 +755,16 @@ def verify(
     """Re-read the target: how many entries stand as the plan leaves them, and those that do not."""
     normalisation = opened.plan.head.normalisation
     total = opened.plan.tail.summary.writes
-    right, wrong = 0, []
+    right, wrong, size = 0, [], 0
+    emit(events.Checked(done=0, total=total, bytes=0))
     for batch in batches(writing(opened)):
         for action, held in zip(batch, target.read([a.key for a in batch]), strict=True):
+            size += _size(held)
             _, after = transition(action)
             current, unknown = _state(held, normalisation)
             if unknown or current != after:
                 wrong.append(Mismatch(action.key, describe(after), unknown or describe(current)))
             else:
                 right += 1
-        emit(events.Checked(done=right + len(wrong), total=total))
+        emit(events.Checked(done=right + len(wrong), total=total, bytes=size))
     return right, wrong

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from hdev_memory.backends import postgres_url
 from hdev_memory.backends.base import Endpoint, Secret, Where
 from hdev_memory.core.approval import MAX_APPROVALS, Bind, Group, Requirement, is_principal
 from hdev_memory.core.rules import span_seconds
@@ -44,7 +45,9 @@ _ENVIRONMENT = (
     "api_key_env", "api_key_file", "api_key_command", "api_key_keyring",
 )  # fmt: skip
 
-SECRET_NAMES = frozenset({"http.api_key", "s3.access_key_id", "s3.secret_access_key"})
+SECRET_NAMES = frozenset(
+    {"http.api_key", "postgres.password", "s3.access_key_id", "s3.secret_access_key"}
+)
 
 
 @dataclass(frozen=True)
@@ -371,6 +374,15 @@ def _environments(document: _Toml, environ: Mapping[str, str]) -> dict[str, Envi
                 raise _wrong(document.path, line, ".".join(keys), "must be true or false")
         if "endpoint" not in table:
             raise _wrong(document.path, document.line(above), ".".join(above), "has no `endpoint`")
+        if _holds_password(str(table["endpoint"])):
+            line = document.line((*above, "endpoint"))
+            raise _wrong(
+                document.path,
+                line,
+                ".".join((*above, "endpoint")),
+                "must hold no password: this file is committed; use api_key_env, api_key_file, "
+                "api_key_command, api_key_keyring or ~/.pgpass",
+            )
         found[name] = Environment(
             name=name,
             endpoint=str(table["endpoint"]),
@@ -381,6 +393,11 @@ def _environments(document: _Toml, environ: Mapping[str, str]) -> dict[str, Envi
             policy=_policy_path(document, (*above, "policy"), table.get("policy")),
         )
     return found
+
+
+def _holds_password(endpoint: str) -> bool:
+    user, at, _ = endpoint.partition("://")[2].partition("/")[0].rpartition("@")
+    return bool(at) and ":" in user
 
 
 def _policy(document: _Toml) -> dict[str, Value]:
@@ -594,6 +611,7 @@ _ENVIRON_NAMES = {
 }
 _ENVIRON_KEYS = {
     "HDEV_MEMORY_HTTP_API_KEY": "http.api_key",
+    "HDEV_MEMORY_POSTGRES_PASSWORD": "postgres.password",
     "HDEV_MEMORY_SOURCE_API_KEY": "source.api_key",
     "HDEV_MEMORY_TARGET_API_KEY": "target.api_key",
 }
@@ -713,7 +731,7 @@ def _check(settings: Settings) -> None:
     timeout = settings.values.get("http.timeout")
     if timeout is not None and _seconds(timeout.value) is None:
         raise _bad_value("http.timeout", timeout, "is not a number of seconds above 0")
-    for name in ("http.api_key", "source.api_key", "target.api_key"):
+    for name in ("http.api_key", "postgres.password", "source.api_key", "target.api_key"):
         if name in settings.values:
             _key(settings.values[name].value, settings.values[name].origin)
     for environment in settings.environments.values():
@@ -787,6 +805,8 @@ class _Place:
     kind: str
     location: str
     environment: Environment | None = None
+    user: str | None = None
+    password: Secret | None = None
 
 
 def resolve(
@@ -828,12 +848,14 @@ def resolve(
     for side, place in places.items():
         if place.kind == "http" and keys[side] is None:
             keys[side] = _configured_key(place, settings, warnings)
+    _database_passwords(places, keys, settings, warnings)
     resolved = {
         side: ResolvedEnd(
             where=Where(
                 kind=place.kind,
                 location=place.location,
                 key=keys[side],
+                user=place.user,
                 timeout=_timeout(place, settings) or DEFAULT_TIMEOUT,
                 handshake=_timeout(place, settings) or DEFAULT_HANDSHAKE,
                 parallelism=parallelism,
@@ -853,14 +875,43 @@ def place_of(text: str, settings: Settings) -> tuple[str, str]:
     return place.kind, place.location
 
 
+def storage_of(
+    text: str, environ: Mapping[str, str], cwd: Path, home: Path
+) -> tuple[Where, tuple[str, ...]]:
+    """What a server is to serve: `PATH`, `filesystem:PATH`, `sqlite:PATH`, a URL of PostgreSQL or
+    `ephemeral`; and what to warn of. Raises UsageError, and ConfigError for a password."""
+    settings = Settings({}, {}, None, cwd, home, environ)
+    kind = text.partition(":")[0]
+    kinds = ("filesystem", "sqlite", "ephemeral", *postgres_url.SCHEMES)
+    if kind in ("http", "https"):
+        raise UsageError(
+            "A server does not serve another server.",
+            hint="Give a folder, sqlite:PATH or postgres://HOST/DATABASE with --storage.",
+        )
+    place = _split_endpoint(text if kind in kinds else f"filesystem:{text}", settings, frozenset())
+    keys: dict[str, Secret | None] = {"storage": place.password}
+    warnings: list[str] = []
+    if place.kind == "postgres":
+        variable = "HDEV_MEMORY_POSTGRES_PASSWORD"
+        if (found := environ_key(environ, variable)) is not None:
+            settings.values["postgres.password"] = Value(
+                _key(found.value, found.origin), found.origin
+            )
+        _database_passwords({"storage": place}, keys, settings, warnings)
+    where = Where(place.kind, place.location, key=keys["storage"], user=place.user)
+    return where, tuple(warnings)
+
+
 def label_of(kind: str, location: str) -> str:
     """What a place is called that is no environment."""
     return _label(_Place(kind, location))
 
 
 def _own_key(side: str, flags: EndFlags, place: _Place, settings: Settings) -> Secret | None:
-    if place.kind != "http":
+    if place.kind not in ("http", "postgres"):
         return None
+    if place.password is not None:
+        return place.password
     if flags.api_key is not None:
         return flags.api_key
     named = settings.get(f"{side}.api_key")
@@ -894,6 +945,28 @@ def _shared_keys(
     return keys
 
 
+def _database_passwords(
+    places: dict[str, _Place],
+    keys: dict[str, Secret | None],
+    settings: Settings,
+    warnings: list[str],
+) -> None:
+    """Give the configured password to the databases that have none of their own."""
+    if any(place.password is not None for place in places.values()):
+        warnings.append(
+            "a password in a URL can be seen in the list of processes; "
+            "HDEV_MEMORY_POSTGRES_PASSWORD_FILE, PGPASSFILE or ~/.pgpass keep it out of there."
+        )
+    password = settings.get("postgres.password")
+    without = [s for s, place in places.items() if place.kind == "postgres" and keys[s] is None]
+    if password is None or not without:
+        return
+    for side in without:
+        keys[side] = Secret(password)
+    if len(without) == 2:
+        warnings.append("the configured database password is used for both databases.")
+
+
 def _configured_key(place: _Place, settings: Settings, warnings: list[str]) -> Secret | None:
     """The configured key, if it belongs to this server: a key goes to its own origin only."""
     key = settings.get("http.api_key")
@@ -918,7 +991,8 @@ def _origin(url: str) -> tuple[str, str, int | None]:
 def _timeout(place: _Place, settings: Settings) -> float | None:
     """The seconds that somebody configured for this end, if anybody did."""
     text = place.environment.timeout if place.environment is not None else None
-    text = text or settings.get("http.timeout")
+    if place.kind == "http":
+        text = text or settings.get("http.timeout")
     return _seconds(text) if text is not None else None
 
 
@@ -927,16 +1001,20 @@ def _place(flags: EndFlags, side: str, settings: Settings) -> _Place:
     if flags.path is not None and flags.url is not None:
         raise _contradiction(side, f"both --{side}-path and --{side}-url were given")
     text = flags.endpoint if flags.endpoint is not None else flags.kind
+    if text is None and flags.url is not None and postgres_url.is_postgres_url(flags.url):
+        text = "postgres"
     if text is None:
         text = "filesystem" if flags.path is not None else "http"
     place = _split_endpoint(text, settings, frozenset(), path=flags.path, url=flags.url)
     if flags.path is not None:
-        if place.kind != "filesystem":
-            raise _contradiction(side, f"--{side}-path goes with a filesystem {side}")
-        return _Place("filesystem", _absolute(flags.path, settings), place.environment)
+        if place.kind not in ("filesystem", "sqlite"):
+            raise _contradiction(side, f"--{side}-path goes with a folder or an SQLite file")
+        return _Place(place.kind, _absolute(flags.path, settings), place.environment)
     if flags.url is not None:
+        if place.kind == "postgres":
+            return replace(_database(flags.url), environment=place.environment)
         if place.kind != "http":
-            raise _contradiction(side, f"--{side}-url goes with an http {side}")
+            raise _contradiction(side, f"--{side}-url goes with a server or PostgreSQL")
         return _Place("http", _checked_url(flags.url), place.environment)
     return place
 
@@ -953,11 +1031,13 @@ def _split_endpoint(
     path: str | None = None,
     url: str | None = None,
 ) -> _Place:
-    """`NAME`, `filesystem[:PATH]`, `http[:URL]`, `URL` or `ephemeral`."""
+    """`NAME`, `filesystem[:PATH]`, `sqlite:PATH`, `http[:URL]`, `URL` or `ephemeral`."""
     if text in settings.environments and text not in seen:
         environment = settings.environments[text]
         place = _split_endpoint(environment.endpoint, settings, seen | {text})
-        return _Place(place.kind, place.location, environment)
+        return replace(place, environment=environment)
+    if postgres_url.is_postgres_url(text):
+        return _database(text)
     kind, colon, rest = text.partition(":")
     if kind in ("http", "https") and rest.startswith("//"):
         return _Place("http", _checked_url(text))
@@ -977,15 +1057,39 @@ def _split_endpoint(
                 "There is no path behind `filesystem:`.", hint="Write filesystem:PATH."
             )
         return _Place("filesystem", _absolute(rest or path or default, settings))
+    if kind == "sqlite":
+        if not (rest or path):
+            raise UsageError("There is no path behind `sqlite`.", hint="Write sqlite:PATH.")
+        return _Place("sqlite", _absolute(rest or path or "", settings))
+    if kind in postgres_url.SCHEMES:
+        if rest or not url:
+            raise UsageError(
+                "There is no URL of the PostgreSQL database.",
+                hint="Write postgres://USER@HOST/DATABASE.",
+            )
+        return _database(url)
     if kind == "ephemeral":
         return _Place("ephemeral", rest or "memory")
-    hint = "Write filesystem:PATH, http:https://HOST, or the name of an environment."
+    hint = (
+        "Write filesystem:PATH, http:https://HOST, sqlite:PATH, postgres://HOST/DATABASE, or the "
+        "name of an environment."
+    )
     names = ", ".join(sorted(settings.environments)) or "none are configured"
     raise UsageError(
         "This is no endpoint.",
-        why=f"{text!r} is no backend, no URL, and no environment ({names}).",
+        why=f"{_without_password(text)!r} is no backend, no URL, and no environment ({names}).",
         hint=hint,
     )
+
+
+def _without_password(text: str) -> str:
+    """The text of what may have been meant as a URL, fit to be shown."""
+    return re.sub(r"[^/@]*@", "***@", text)
+
+
+def _database(text: str) -> _Place:
+    url = postgres_url.parse(text)
+    return _Place("postgres", url.location, user=url.user, password=url.password)
 
 
 def _checked_url(text: str) -> str:
@@ -1021,6 +1125,8 @@ def _label(place: _Place) -> str:
     elif place.kind == "http":
         url = urlsplit(place.location)
         text = f"{url.hostname}-{url.port}" if url.port else str(url.hostname)
+    elif place.kind == "postgres":
+        text = postgres_url.parse(place.location).label
     else:
         text = Path(place.location).name or "root"
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.")[:60] or place.kind

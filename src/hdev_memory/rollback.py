@@ -148,6 +148,7 @@ class _Narrowed(Closing):
     def __init__(self, inner: Reader, keys: Sequence[str]) -> None:
         self._inner = inner
         self._keys = keys
+        self.expected = len(keys)
 
     @property
     def endpoint(self) -> Endpoint:

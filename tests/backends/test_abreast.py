@@ -16,6 +16,7 @@ from hdev_memory.backends.base import EVERYTHING, Scope
 from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.core.entry import Normalisation, Unreadable
 from hdev_memory.core.plan import Limits, Options, Provenance
+from hdev_memory.core.stretch import Stretch
 from hdev_memory.errors import StoreError
 
 NORMAL = Normalisation()
@@ -69,10 +70,15 @@ def opened(root):
     return FilesystemBackend(str(root), must_exist=True)
 
 
+def entries_abreast(backend, scope=EVERYTHING):
+    for item in backend.stretches(scope, NORMAL, aside=True):
+        yield from item.entries() if isinstance(item, Stretch) else [item]
+
+
 def test_the_states_and_what_was_learnt_beside_them_are_the_same(store, forks):
     scope = Scope(exclude=["k1*"])
     with opened(store) as backend, opened(store) as other:
-        apart = list(backend.snapshot_abreast(scope, NORMAL))
+        apart = list(entries_abreast(backend, scope))
         alone = list(other.snapshot(scope, NORMAL))
 
         assert len(forks) == 1
@@ -85,7 +91,7 @@ def test_a_short_snapshot_is_read_without_a_process(tmp_path, forks):
     for number in range(2):
         put_entry(tmp_path, f"k{number}", "x")
     with opened(tmp_path) as backend:
-        assert len(list(backend.snapshot_abreast(EVERYTHING, NORMAL))) == 2
+        assert len(list(entries_abreast(backend))) == 2
     assert forks == []
 
 
@@ -95,7 +101,7 @@ def test_without_a_process_to_be_had_the_states_are_read_all_the_same(store, mon
 
     monkeypatch.setattr(os, "fork", fork)
     with opened(store) as backend:
-        apart = list(backend.snapshot_abreast(EVERYTHING, NORMAL))
+        apart = list(entries_abreast(backend))
         assert apart == list(backend.snapshot(EVERYTHING, NORMAL))
 
 
@@ -165,7 +171,7 @@ def test_a_thread_does_not_hinder_it(store, forks):
     thread.start()
     try:
         with opened(store) as backend:
-            apart = list(backend.snapshot_abreast(EVERYTHING, NORMAL))
+            apart = list(entries_abreast(backend))
             assert apart == list(backend.snapshot(EVERYTHING, NORMAL))
     finally:
         done.set()

@@ -17,8 +17,12 @@ from hdev_memory.durable import KEPT_PREFIX
 BY_KIND = {
     "ephemeral": {"unreadable", "vanished", "entry-limit", "lock-excludes"},
     "filesystem": {"entry-limit"},
+    "sqlite": {"entry-limit"},
+    "postgres": {"entry-limit"},
     "http-ephemeral": {"unreadable", "vanished"},
     "http-filesystem": set(),
+    "http-sqlite": set(),
+    "http-postgres": set(),
     "http-filesystem-classic": set(),
     "http-existing": {
         "names-with-dots",
@@ -38,7 +42,7 @@ BY_KIND = {
 
 
 @pytest.fixture(scope="module")
-def subjects(tmp_path_factory):
+def subjects(tmp_path_factory, request):
     """A subject for each kind of store, opened at first use, for all checks."""
     with contextlib.ExitStack() as stack:
         made = {}
@@ -46,7 +50,9 @@ def subjects(tmp_path_factory):
         def get(kind):
             if kind not in made:
                 root = tmp_path_factory.mktemp("store") / "root"
-                again, faults = stack.enter_context(store(kind, root))
+                again, faults = stack.enter_context(
+                    store(kind, root, lambda: request.getfixturevalue("postgres"))
+                )
                 made[kind] = subject(stack.enter_context(again()), again, faults)
             return made[kind]
 

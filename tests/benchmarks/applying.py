@@ -7,120 +7,146 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks import corpus
-from tests.benchmarks.measuring import HDEV, NO_AIM, Missing, Row, interleaved, run
+from tests.benchmarks import corpus, peers
+from tests.benchmarks.measuring import HDEV, Bench, Contender, Spent, environ, row, run
+from tests.benchmarks.results import Row
+
+_LARGE = 20
+_RESTIC = {"RESTIC_PASSWORD": "benchmark"}
+_GIT = ["-c", "core.fsync=all", "-c", "core.fsyncMethod=batch", "-c", "gc.auto=0"]
+_GIT_AUTHOR = ["-c", "user.name=Benchmark", "-c", "user.email=benchmark@example.org"]
 
 
-def against_rsync(place: Path, *, entries: int, rounds: int) -> list[Row | Missing]:
-    """New entries against rsync without and with its own syncing, then overwrites and a resume."""
-    rsync = shutil.which("rsync")
-    if rsync is None:
-        return [Missing("apply folder to folder", "rsync (Debian: apt-get install rsync)")]
-    corpus.make(place / "source", entries)
-    corpus.make(place / "older", entries, changed=entries)
-    rows: list[Row | Missing] = []
-    for flags, aim in (([], 2.0), (["--fsync"], 1 / 3)):
-        name = " ".join(["rsync -a", *flags])
-        ours, theirs = interleaved(
-            rounds,
-            lambda: _applied(place, "empty"),
-            lambda flags=flags: _copied(place, [rsync, "-a", *flags]),  # type: ignore[misc]
-        )
-        rows.append(
-            Row(
-                name=f"durable apply, {entries:,} new entries, against {name}",
-                command="hdev apply PLAN",
-                peer=f"{name} source/ target/",
-                unit="s",
-                ours=ours,
-                theirs=theirs,
-                aim=aim,
-            )
-        )
-    ours, theirs = interleaved(
-        rounds,
-        lambda: _applied(place, "older"),
-        lambda: _copied(place, [rsync, "-a", "--fsync", "--checksum"], onto="older"),
+def folders(bench: Bench) -> Iterator[Row]:
+    """New entries, then overwrites, against rsync with and without its own syncing."""
+    entries = 2_000 if bench.quick else 10_000
+    source, older = bench.store(entries), bench.store(entries, edited_every=1)
+    ours, plain, synced = bench.compare(
+        _ours(bench, source),
+        _rsync(bench, source, "-a"),
+        _rsync(bench, source, "-a", "--fsync"),
     )
-    rows.append(
-        Row(
-            name=f"durable apply, {entries:,} overwrites with pre-images",
-            command="hdev apply PLAN",
-            peer="rsync -a --fsync --checksum source/ target/ (keeps nothing)",
-            unit="s",
-            ours=ours,
-            theirs=theirs,
-            aim=NO_AIM,
-        )
+    what = f"durable apply, {entries:,} new entries"
+    yield row(f"{what}, against rsync -a", "s", ours, plain, "apply-rsync")
+    yield row(f"{what}, against rsync -a --fsync", "s", ours, synced, "apply-fsync")
+    ours, synced = bench.compare(
+        _ours(bench, source, onto=older),
+        _rsync(bench, source, "-a", "--fsync", "--checksum", onto=older),
+        warm_up=False,
     )
-    ours, theirs = [], []
-    for _ in range(rounds):
-        resumed, rest = _resumed(place, entries)
-        ours.append(resumed)
-        theirs.append(rest)
-    rows.append(
-        Row(
-            name=f"resume of {entries:,} new entries, killed at half",
-            command="hdev apply PLAN, after a kill",
-            peer="hdev apply of a plan with just the rest",
-            unit="s",
-            ours=ours,
-            theirs=theirs,
-            aim=1.2,
-        )
+    yield row(
+        f"durable apply, {entries:,} overwrites with pre-images (rsync keeps none)",
+        "s",
+        ours,
+        synced,
     )
-    return rows
 
 
-def _applied(place: Path, onto: str) -> float:
-    with _target(place, onto) as target:
-        plan = _plan(place, place / "source", target)
-        return run([HDEV, "apply", plan], home=place).seconds
+def resume(bench: Bench) -> Iterator[Row]:
+    """An apply is killed when half of it is done, and run again."""
+    entries = 2_000 if bench.quick else 10_000
+    source = bench.store(entries)
+    measured: tuple[list[Spent], list[Spent]] = [], []
+
+    def side(which: int) -> Spent:
+        if not measured[which]:  # both come of one kill
+            for figures, spent in zip(measured, _resumed(bench, source, entries), strict=True):
+                figures.append(spent)
+        return measured[which].pop()
+
+    ours, rest = bench.compare(
+        Contender("hdev apply", "hdev apply PLAN, after a kill", lambda: side(0)),
+        Contender("apply of the rest", "hdev apply PLAN, with just the rest", lambda: side(1)),
+        warm_up=False,
+    )
+    name = f"resume of {entries:,} new entries, killed at half"
+    yield row(name, "s", ours, rest, "resume")
 
 
-def _copied(place: Path, command: list[str], *, onto: str = "empty") -> float:
-    with _target(place, onto) as target:
-        return run([*command, f"{place / 'source'}/", f"{target}/"], home=place).seconds
+def copies(bench: Bench) -> Iterator[Row]:
+    """A durable copy of a whole memory, against programs that keep histories and backups.
+
+    They do another job: restic encrypts and removes duplicates, git keeps what was before, and
+    neither leaves a memory that an agent could read.
+    """
+    entries = 2_000 if bench.quick else 10_000
+    source = bench.store(entries)
+
+    def planned() -> Spent:
+        with bench.folder() as target:
+            out = bench.out()
+            plan = ["plan", f"filesystem:{source}", f"filesystem:{target}", "--no-cache"]
+            first = bench.hdev(*plan, "-o", out)
+            return Spent(first.figure + bench.hdev("apply", out).figure)
+
+    def restic() -> Spent:
+        program = peers.find("restic")
+        with bench.folder() as target:
+            words = [program, "--repo", str(target / "repository"), "--no-cache", "--quiet"]
+            run([*words, "init"], home=bench.place, also=_RESTIC)
+            return run([*words, "backup", str(source)], home=bench.place, also=_RESTIC)
+
+    def git() -> Spent:
+        program = peers.find("git")
+        with bench.folder(copy_of=source) as tree:
+            run([program, "-C", str(tree), "init", "--quiet"], home=bench.place)
+            words = [program, "-C", str(tree), *_GIT, *_GIT_AUTHOR]
+            first = run([*words, "add", "."], home=bench.place)
+            second = run([*words, "commit", "--quiet", "-m", "All"], home=bench.place)
+            return Spent(first.figure + second.figure)
+
+    ours, backup, commit = bench.compare(
+        Contender("hdev plan, apply", "hdev plan SOURCE EMPTY --no-cache && hdev apply", planned),
+        Contender("restic backup", "restic backup SOURCE (a new repository)", restic),
+        Contender("git commit", f"git {' '.join(_GIT)} add . && git commit", git),
+        warm_up=False,
+    )
+    what = f"plan and durable copy of {entries:,} entries"
+    yield row(f"{what}, against restic backup (encrypts)", "s", ours, backup)
+    yield row(f"{what}, against git add and commit (keeps history)", "s", ours, commit)
 
 
-class _target:  # noqa: N801 - it reads as the function that it is
-    """A target folder of its own, a copy of `onto` or empty; synced before, removed afterwards."""
-
-    def __init__(self, place: Path, onto: str) -> None:
-        self._path = Path(tempfile.mkdtemp(prefix="target-", dir=place)) / "memory"
-        if onto == "empty":
-            self._path.mkdir()
-        else:
-            shutil.copytree(place / onto, self._path)
-        os.sync()
-
-    def __enter__(self) -> Path:
-        return self._path
-
-    def __exit__(self, *error: object) -> None:
-        shutil.rmtree(self._path.parent)
+def large(bench: Bench) -> Iterator[Row]:
+    """A few entries of 900 KB: bytes count here, not entries."""
+    source = bench.place / "large"
+    corpus.make_large(source, _LARGE)
+    ours, synced = bench.compare(
+        _ours(bench, source), _rsync(bench, source, "-a", "--fsync"), rounds=5
+    )
+    yield row(f"durable apply, {_LARGE} new entries of 900 KB", "s", ours, synced)
 
 
-def _plan(place: Path, source: Path, target: Path) -> str:
-    out = f"{tempfile.mkdtemp(prefix='plans-', dir=place)}/plan"
-    words = [f"filesystem:{source}", f"filesystem:{target}", "--overwrite", "-o", out]
-    run([HDEV, "plan", *words], home=place)
-    os.sync()
-    return out
+def _ours(bench: Bench, source: Path, *, onto: Path | None = None) -> Contender:
+    def work() -> Spent:
+        with bench.folder(copy_of=onto) as target:
+            plan = bench.plan(f"filesystem:{source}", f"filesystem:{target}", "--no-cache")
+            return bench.hdev("apply", plan)
+
+    return Contender("hdev apply", "hdev apply PLAN", work)
 
 
-def _resumed(place: Path, entries: int) -> tuple[float, float]:
-    """Seconds of a resume after a kill at half, and of an apply of just what was left then."""
-    with _target(place, "empty") as target, _target(place, "empty") as other:
-        plan = _plan(place, place / "source", target)
-        environ = {**os.environ, "HOME": str(place)}
+def _rsync(bench: Bench, source: Path, *flags: str, onto: Path | None = None) -> Contender:
+    def work() -> Spent:
+        program = peers.find("rsync")
+        with bench.folder(copy_of=onto) as target:
+            return run([program, *flags, f"{source}/", f"{target}/"], home=bench.place)
+
+    name = " ".join(["rsync", *flags])
+    return Contender(name, f"{name} SOURCE/ TARGET/", work)
+
+
+def _resumed(bench: Bench, source: Path, entries: int) -> tuple[Spent, Spent]:
+    """A resume after a kill at half, and an apply of just what was left then."""
+    with bench.folder() as target, bench.folder() as other:
+        plan = bench.plan(f"filesystem:{source}", f"filesystem:{target}", "--no-cache")
         with subprocess.Popen(
             [HDEV, "apply", plan],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=environ,
+            env=environ(bench.place),
         ) as process:
             while _entries(target) < entries // 2 and process.poll() is None:
                 pass
@@ -128,18 +154,19 @@ def _resumed(place: Path, entries: int) -> tuple[float, float]:
         done = {path.relative_to(target) for path in target.rglob("*.md")}
         if not 0 < len(done) < entries:
             raise RuntimeError(f"the kill came at {len(done)} of {entries} entries")
-        rest = Path(tempfile.mkdtemp(prefix="rest-", dir=place))
-        for path in (place / "source").rglob("*.md"):
-            inside = path.relative_to(place / "source")
+        rest = Path(tempfile.mkdtemp(prefix="rest-", dir=bench.place))
+        for path in source.rglob("*.md"):
+            inside = path.relative_to(source)
             if inside not in done:
                 (rest / inside).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, rest / inside)
                 sidecar = path.with_suffix(".metadata.json")
                 shutil.copy2(sidecar, (rest / inside).with_suffix(".metadata.json"))
-        alone = _plan(place, rest, other)  # also syncs what the killed run has left to the kernel
-        resumed = run([HDEV, "apply", plan], home=place).seconds
+        # This also syncs what the killed run has left to the kernel.
+        alone = bench.plan(f"filesystem:{rest}", f"filesystem:{other}", "--no-cache")
+        resumed = bench.hdev("apply", plan)
         os.sync()
-        return resumed, run([HDEV, "apply", alone], home=place).seconds
+        return resumed, bench.hdev("apply", alone)
 
 
 def _entries(folder: Path) -> int:

@@ -1,7 +1,8 @@
 """One small memory server, written for each server stack that could carry ours.
 
 `python -m tests.benchmarks.asgi_apps STACK PORT` runs one of them, with the interpreter of an
-environment that holds the stack. The entries are in a dict, or in the folder named by BENCH_STORE.
+environment that holds the stack. The entries are in a dict, or in the folder or the SQLite file
+named by BENCH_STORE, and then many can be written and listed in one request as well.
 """
 
 # No `from __future__ import annotations`: fastapi and litestar read annotations of inner functions.
@@ -9,15 +10,18 @@ environment that holds the stack. The entries are in a dict, or in the folder na
 import asyncio
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
 PREFIX = "/api/memory/entry/"
+WRITE = "/api/hdev-memory/1/write"
+SNAPSHOT = "/api/hdev-memory/1/snapshot"
 HOST = "127.0.0.1"
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 
 
 @dataclass
@@ -38,6 +42,10 @@ class Workload(Protocol):
     async def put(self, key: str, write: Write) -> dict[str, Any]: ...
 
     async def get(self, key: str) -> dict[str, Any]: ...
+
+    async def write(self, body: bytes) -> bytes: ...
+
+    def snapshot(self) -> Iterator[bytes]: ...
 
 
 def _written(key: str) -> dict[str, Any]:
@@ -71,31 +79,64 @@ class InMemory:
         found = self._entries[key]
         return _entry(key, found.content, found.metadata)
 
+    async def write(self, body: bytes) -> bytes:
+        raise NotImplementedError
 
-class InFolder:
-    """Entries in our folder backend, as `hdev memory-server` keeps them, synced."""
+    def snapshot(self) -> Iterator[bytes]:
+        raise NotImplementedError
 
-    def __init__(self, folder: str) -> None:
+
+class Stored:
+    """Entries in one of our backends, as `hdev memory-server` keeps them, synced."""
+
+    def __init__(self, place: str) -> None:
         from hdev_memory.backends.filesystem import FilesystemBackend
-        from hdev_memory.server.store import Conditions, Store
+        from hdev_memory.backends.sqlite import SqliteBackend
+        from hdev_memory.server.lease import Fences, LeaseLock
+        from hdev_memory.server.store import Store
 
-        self._store = Store(FilesystemBackend(folder, must_exist=True))
-        self._any = Conditions(None, None)
+        folder = os.path.isdir(place)
+        backend = (
+            FilesystemBackend(place, must_exist=True)
+            if folder
+            else SqliteBackend(place, must_exist=False)
+        )
+        self._store = Store(backend, LeaseLock(lambda: 0.0, Fences()))
 
     async def put(self, key: str, write: Write) -> dict[str, Any]:
-        call = partial(self._store.put, merge=True, conditions=self._any)
-        await asyncio.to_thread(call, key, write.content.encode(), write.metadata)
+        call = self._store.put(key, write.content.encode(), write.metadata, merge=True)
+        await asyncio.wrap_future(call)
         return _written(key)
 
     async def get(self, key: str) -> dict[str, Any]:
         found: Any = await asyncio.to_thread(self._store.read, key)
         return _entry(key, found.content.decode(), found.metadata)
 
+    async def write(self, body: bytes) -> bytes:
+        from hdev_memory.server import limits, protocol
+
+        wanted = await asyncio.to_thread(protocol.decode_write, body, limits.DEFAULT)
+        call = self._store.write(wanted.changes, wanted.normalisation)
+        made = await asyncio.wrap_future(call)
+        return await asyncio.to_thread(lambda: b"".join(protocol.receipts(wanted, made)))
+
+    def snapshot(self) -> Iterator[bytes]:
+        from hdev_memory.server import protocol
+        from hdev_memory.server.store import NORMAL
+
+        return protocol.snapshot(self._store, "bench", NORMAL, None, None)
+
 
 def workload() -> Workload:
     """The one that the environment asks for."""
-    folder = os.environ.get("BENCH_STORE")
-    return InFolder(folder) if folder else InMemory()
+    place = os.environ.get("BENCH_STORE")
+    return Stored(place) if place else InMemory()
+
+
+async def in_thread(pieces: Iterator[bytes]) -> Any:
+    """Each piece, made in a thread when the one before was taken."""
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield piece
 
 
 def bare_app() -> Any:
@@ -105,17 +146,27 @@ def bare_app() -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
+        if scope["path"] == SNAPSHOT:
+            headers = [(b"content-type", NDJSON.encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            async for piece in in_thread(entries.snapshot()):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+            return
         key = scope["path"].removeprefix(PREFIX)
-        if scope["method"] == "PUT":
-            body = b""
+        if scope["method"] == "GET":
+            answer = encode(await entries.get(key))
+        else:
+            body = bytearray()
             while True:
                 message = await receive()
                 body += message["body"]
                 if not message.get("more_body"):
                     break
-            answer = encode(await entries.put(key, decode(body)))
-        else:
-            answer = encode(await entries.get(key))
+            if scope["path"] == WRITE:
+                answer = await entries.write(bytes(body))
+            else:
+                answer = encode(await entries.put(key, decode(body)))
         headers = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(answer))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
@@ -127,7 +178,7 @@ def starlette_app() -> Any:
     """Routes, requests and responses; JSON by msgspec."""
     from starlette.applications import Starlette
     from starlette.requests import Request
-    from starlette.responses import Response
+    from starlette.responses import Response, StreamingResponse
     from starlette.routing import Route
 
     entries = workload()
@@ -141,13 +192,27 @@ def starlette_app() -> Any:
     async def get(request: Request) -> Response:
         return Response(encode(await entries.get(request.path_params["path"])), media_type=JSON)
 
+    async def write(request: Request) -> Response:
+        return Response(await entries.write(await request.body()), media_type=NDJSON)
+
+    async def snapshot(request: Request) -> Response:
+        return StreamingResponse(in_thread(entries.snapshot()), media_type=NDJSON)
+
     path = PREFIX + "{path:path}"
-    return Starlette(routes=[Route(path, put, methods=["PUT"]), Route(path, get, methods=["GET"])])
+    return Starlette(
+        routes=[
+            Route(path, put, methods=["PUT"]),
+            Route(path, get, methods=["GET"]),
+            Route(WRITE, write, methods=["POST"]),
+            Route(SNAPSHOT, snapshot, methods=["GET"]),
+        ]
+    )
 
 
 def fastapi_app() -> Any:
     """Its own way: it validates the body and writes the answer."""
-    from fastapi import FastAPI
+    from fastapi import FastAPI, Request
+    from fastapi.responses import Response, StreamingResponse
 
     entries = workload()
     app = FastAPI()
@@ -160,6 +225,14 @@ def fastapi_app() -> Any:
     async def get(path: str) -> dict[str, Any]:
         return await entries.get(path)
 
+    @app.post(WRITE)
+    async def write(request: Request) -> Response:
+        return Response(await entries.write(await request.body()), media_type=NDJSON)
+
+    @app.get(SNAPSHOT)
+    async def snapshot() -> StreamingResponse:
+        return StreamingResponse(in_thread(entries.snapshot()), media_type=NDJSON)
+
     return app
 
 
@@ -167,7 +240,9 @@ def litestar_app() -> Any:
     """The raw body, JSON by msgspec."""
     from litestar import Litestar, Request, Response
     from litestar import get as on_get
+    from litestar import post as on_post
     from litestar import put as on_put
+    from litestar.response import Stream
 
     entries = workload()
 
@@ -182,12 +257,22 @@ def litestar_app() -> Any:
         key = request.scope["path"].removeprefix(PREFIX)
         return Response(encode(await entries.get(key)), media_type=JSON)
 
-    return Litestar(route_handlers=[put, get], openapi_config=None)
+    @on_post(WRITE, status_code=200)
+    async def write(request: Request[Any, Any, Any]) -> Response[bytes]:
+        return Response(await entries.write(await request.body()), media_type=NDJSON)
+
+    @on_get(SNAPSHOT)
+    async def snapshot() -> Stream:
+        return Stream(in_thread(entries.snapshot()), media_type=NDJSON)
+
+    return Litestar(
+        route_handlers=[put, get, write, snapshot], openapi_config=None, request_max_body_size=None
+    )
 
 
 def blacksheep_app() -> Any:
     """The raw body, JSON by msgspec."""
-    from blacksheep import Application, Content, Request, Response
+    from blacksheep import Application, Content, Request, Response, StreamedContent
 
     entries = workload()
     app = Application()
@@ -204,13 +289,23 @@ def blacksheep_app() -> Any:
         answer = encode(await entries.get(request.route_values["tail"]))
         return Response(200, content=Content(JSON.encode(), answer))
 
+    @app.router.post(WRITE)
+    async def write(request: Request) -> Response:
+        return Response(
+            200, content=Content(NDJSON.encode(), await entries.write(await request.read()))
+        )
+
+    @app.router.get(SNAPSHOT)
+    async def snapshot(request: Request) -> Response:
+        pieces = entries.snapshot()
+        return Response(200, content=StreamedContent(NDJSON.encode(), lambda: in_thread(pieces)))
+
     return app
 
 
-def _uvicorn(app: Any, port: int, *, fast: bool) -> None:
+def _uvicorn(app: Any, port: int, loop: str = "uvloop", http: str = "httptools") -> None:
     import uvicorn
 
-    loop, http = ("uvloop", "httptools") if fast else ("asyncio", "h11")
     uvicorn.run(
         app, host=HOST, port=port, loop=loop, http=http, log_level="critical", access_log=False
     )  # fmt: skip
@@ -254,21 +349,36 @@ def _aiohttp(port: int) -> None:
         answer = encode(await entries.get(request.match_info["path"]))
         return web.Response(body=answer, content_type=JSON)
 
-    app = web.Application()
+    async def write(request: web.Request) -> web.Response:
+        answer = await entries.write(await request.read())
+        return web.Response(body=answer, content_type=NDJSON)
+
+    async def snapshot(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        async for piece in in_thread(entries.snapshot()):
+            await answer.write(piece)
+        await answer.write_eof()
+        return answer
+
+    app = web.Application(client_max_size=1 << 30)
+    app.router.add_post(WRITE, write)
+    app.router.add_get(SNAPSHOT, snapshot)
     app.router.add_put(PREFIX + "{path:.+}", put)
     app.router.add_get(PREFIX + "{path:.+}", get)
     web.run_app(app, host=HOST, port=port, print=None, access_log=None)
 
 
 RUN: dict[str, Any] = {
-    "bare-uvicorn-fast": lambda port: _uvicorn(bare_app(), port, fast=True),
-    "starlette-uvicorn": lambda port: _uvicorn(starlette_app(), port, fast=False),
-    "starlette-uvicorn-fast": lambda port: _uvicorn(starlette_app(), port, fast=True),
+    "bare-uvicorn-fast": lambda port: _uvicorn(bare_app(), port),
+    "starlette-uvicorn": lambda port: _uvicorn(starlette_app(), port, "asyncio", "h11"),
+    "starlette-uvicorn-uvloop": lambda port: _uvicorn(starlette_app(), port, "uvloop", "h11"),
+    "starlette-uvicorn-fast": lambda port: _uvicorn(starlette_app(), port),
     "starlette-granian": lambda port: _granian("starlette_app", port),
     "starlette-hypercorn": lambda port: _hypercorn(starlette_app(), port),
-    "fastapi-uvicorn-fast": lambda port: _uvicorn(fastapi_app(), port, fast=True),
-    "litestar-uvicorn-fast": lambda port: _uvicorn(litestar_app(), port, fast=True),
-    "blacksheep-uvicorn-fast": lambda port: _uvicorn(blacksheep_app(), port, fast=True),
+    "fastapi-uvicorn-fast": lambda port: _uvicorn(fastapi_app(), port),
+    "litestar-uvicorn-fast": lambda port: _uvicorn(litestar_app(), port),
+    "blacksheep-uvicorn-fast": lambda port: _uvicorn(blacksheep_app(), port),
     "aiohttp": _aiohttp,
 }
 """Stack -> how it is run on a port, until it is killed."""

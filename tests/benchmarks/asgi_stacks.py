@@ -29,13 +29,16 @@ from tests.benchmarks.corpus import ENTRY_BYTES
 from tests.benchmarks.measuring import REPOSITORY
 
 KEYS = 1_000
-OURS = ("msgspec", "rfc8785", "pathspec")
+OURS = ("msgspec", "rfc8785", "pathspec", "prometheus-client")
 """What the workload itself needs; installed once the stack has been weighed."""
 
 _FAST = ("uvicorn", "uvloop", "httptools")
 STACKS: dict[str, tuple[tuple[str, ...], str]] = {
     "bare-uvicorn-fast": (_FAST, "uvicorn, uvloop, httptools"),
     "starlette-uvicorn": (("starlette", "uvicorn"), "starlette.applications, uvicorn, h11"),
+    "starlette-uvicorn-uvloop": (
+        ("starlette", "uvicorn", "uvloop"), "starlette.applications, uvicorn, h11, uvloop"
+    ),
     "starlette-uvicorn-fast": (
         ("starlette", *_FAST), "starlette.applications, uvicorn, uvloop, httptools"
     ),
@@ -50,16 +53,19 @@ STACKS: dict[str, tuple[tuple[str, ...], str]] = {
 }  # fmt: skip
 """Stack -> what pip is told to install, and what a server of it imports."""
 
-# (where the entries are, method, connections)
-Load = tuple[str, str, int]
+BATCHES, BATCH = 12, 500
+"""Requests of `hdev-memory/1` that write, and the entries in each."""
+
+# (where the entries are, what is done). GET and PUT are one entry a request, by `wrk` with
+# CONNECTIONS; a batch and a snapshot are many, one request after another.
+Load = tuple[str, str]
+KINDS = ("memory", "folder", "sqlite")
 LOADS: tuple[Load, ...] = (
-    ("memory", "PUT", 8),
-    ("memory", "PUT", 32),
-    ("memory", "GET", 8),
-    ("memory", "GET", 32),
-    ("folder", "PUT", 32),
-    ("folder", "GET", 32),
+    ("memory", "PUT"),
+    ("memory", "GET"),
+    *((kind, what) for kind in KINDS[1:] for what in ("PUT", "GET", "batch", "snapshot")),
 )
+CONNECTIONS = 32
 
 _LUA = """\
 local body = '{"content":"' .. string.rep('memory ', %(words)d) .. '","metadata":{"author":"a"}}'
@@ -81,7 +87,9 @@ class Found:
     megabytes: float = 0.0
     import_seconds: float = 0.0
     rates: dict[Load, list[float]] = field(default_factory=lambda: defaultdict(list))
-    slowest: dict[Load, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Requests or entries a second."""
+    costs: dict[Load, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Processor time of the server for each, in microseconds: what other work does not change."""
 
 
 def prepare(stack: str, environment: Path, found: Found) -> Path:
@@ -123,8 +131,10 @@ def _imported(python: Path, modules: str) -> float:
 
 
 @contextlib.contextmanager
-def served(stack: str, python: Path, store: Path | None) -> Iterator[str]:
-    """The stack in processes of its own on a free loopback port; ended with its whole group."""
+def served(stack: str, python: Path, store: Path | None) -> Iterator[tuple[str, int]]:
+    """The stack in processes of its own on a free loopback port, and the id of their group, with
+    which they end.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -140,7 +150,7 @@ def served(stack: str, python: Path, store: Path | None) -> Iterator[str]:
     )
     try:
         _wait_for(port, server)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", server.pid
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -158,20 +168,76 @@ def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
             time.sleep(0.05)
 
 
-def loaded(url: str, load: Load, place: Path, seconds: int) -> tuple[float, str]:
-    """Requests a second, and the 99th percentile of the latency. Raises on any failed request."""
-    _, method, connections = load
+def loaded(url: str, method: str, place: Path, seconds: int) -> tuple[int, float]:
+    """Requests, and for how many seconds. Raises on any failed request."""
     script = place / f"{method}.lua"
     script.write_text(
         _LUA % {"method": method, "keys": KEYS, "words": ENTRY_BYTES // len("memory ")}
     )
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script)]
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script)]
     said = subprocess.run([*command, url], check=True, capture_output=True, text=True).stdout
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    slowest = re.search(r"99%\s+(\S+)", said)
-    if rate is None or slowest is None or "Non-2xx" in said or "Socket errors" in said:
+    found = re.search(r"(\d+) requests in ([\d.]+)s", said)
+    if found is None or "Non-2xx" in said or "Socket errors" in said:
         raise RuntimeError(said)
-    return float(rate.group(1)), slowest.group(1)
+    return int(found.group(1)), float(found.group(2))
+
+
+def batches(url: str) -> tuple[int, float]:
+    """Entries written, many in a request, and the seconds that took."""
+    bodies = [_batch(number) for number in range(BATCHES)]
+    connection = http.client.HTTPConnection(url.removeprefix("http://"))
+    begin = time.perf_counter()
+    for body in bodies:
+        connection.request("POST", "/api/hdev-memory/1/write", body)
+        if connection.getresponse().read().count(b'"stored"') != BATCH:
+            raise RuntimeError("a batch was not written")
+    seconds = time.perf_counter() - begin
+    connection.close()
+    return BATCHES * BATCH, seconds
+
+
+def _batch(number: int) -> bytes:
+    head = {"protocol": "hdev-memory/1", "kind": "write", "line_ends": "exact", "changes": BATCH}
+    content = "memory " * (ENTRY_BYTES // len("memory "))
+    lines = [
+        {
+            "put": f"batch-{number}/note-{one}",
+            "before": None,
+            "content": content,
+            "metadata": {"author": "a"},
+        }
+        for one in range(BATCH)
+    ]
+    return b"".join(json.dumps(line).encode() + b"\n" for line in [head, *lines])
+
+
+def snapshots(url: str, times: int = 3) -> tuple[int, float]:
+    """Entries listed with their digests, and the seconds that took."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"))
+    entries = 0
+    begin = time.perf_counter()
+    for _ in range(times):
+        connection.request("GET", "/api/hdev-memory/1/snapshot")
+        *lines, end = connection.getresponse().read().splitlines()
+        if json.loads(end)["entries"] != len(lines) - 1:
+            raise RuntimeError("a snapshot was cut")
+        entries += len(lines) - 1
+    seconds = time.perf_counter() - begin
+    connection.close()
+    return entries, seconds
+
+
+def processor_seconds(group: int) -> float:
+    """What the processes of a group that live have used so far."""
+    ticks = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended since it was listed
+            continue
+        if int(fields[2]) == group:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def fill(url: str) -> None:
@@ -190,31 +256,45 @@ def fill(url: str) -> None:
 
 def measure(stack: str, python: Path, found: Found, place: Path, seconds: int) -> None:
     """One round of one stack: a fresh server for each kind of store, filled before it is read."""
-    for kind in ("memory", "folder"):
-        store = Path(tempfile.mkdtemp(prefix="store-", dir=place))
-        with served(stack, python, store if kind == "folder" else None) as url:
+    for kind in KINDS:
+        folder = Path(tempfile.mkdtemp(prefix="store-", dir=place))
+        store = {"memory": None, "folder": folder, "sqlite": folder / "memory.sqlite"}[kind]
+        with served(stack, python, store) as (url, group):
             fill(url)
             for load in LOADS:
-                if load[0] == kind:
-                    rate, slowest = loaded(url, load, place, seconds)
-                    found.rates[load].append(rate)
-                    found.slowest[load].append(slowest)
-        shutil.rmtree(store)
+                if load[0] != kind:
+                    continue
+                before = processor_seconds(group)
+                if load[1] == "batch":
+                    count, took = batches(url)
+                elif load[1] == "snapshot":
+                    count, took = snapshots(url)
+                else:
+                    count, took = loaded(url, load[1], place, seconds)
+                found.rates[load].append(count / took)
+                found.costs[load].append((processor_seconds(group) - before) / count * 1e6)
+        shutil.rmtree(folder)
 
 
 def table(results: dict[str, Found]) -> Iterator[str]:
-    """The results as Markdown."""
-    names = [f"{kind} {method} {connections}" for kind, method, connections in LOADS]
-    yield "| stack | " + " | ".join(names) + " | packages | MB | import |"
-    yield "|---" * (len(LOADS) + 4) + "|"
+    """The results as Markdown: rates, then costs."""
+    names = [f"{kind} {what}" for kind, what in LOADS]
+    yield "| stack | " + " | ".join(names) + " |"
+    yield "|---" * (len(LOADS) + 1) + "|"
     for stack, found in results.items():
         rates = [
             f"{statistics.median(found.rates[load]):,.0f} "
             f"({min(found.rates[load]):,.0f}-{max(found.rates[load]):,.0f})"
             for load in LOADS
         ]
+        yield f"| {stack} | {' | '.join(rates)} |"
+    yield ""
+    yield "| stack | " + " | ".join(names) + " | packages | MB | import |"
+    yield "|---" * (len(LOADS) + 4) + "|"
+    for stack, found in results.items():
+        costs = [f"{statistics.median(found.costs[load]):,.0f}" for load in LOADS]
         yield (
-            f"| {stack} | {' | '.join(rates)} | {found.distributions} | "
+            f"| {stack} | {' | '.join(costs)} | {found.distributions} | "
             f"{found.megabytes:.1f} | {found.import_seconds * 1000:.0f} ms |"
         )
 

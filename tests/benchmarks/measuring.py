@@ -1,68 +1,97 @@
-"""Run programs against each other in interleaved rounds, and say what came out as ratios."""
+"""Run programs in interleaved rounds, and say what each of them cost."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import statistics
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-AGREEING = 0.75
-"""A row is too noisy when fewer than this share of its rounds give the row's own verdict."""
-
-NO_AIM = float("inf")
-"""The aim of a row that is only to be known."""
+from tests.benchmarks import corpus
+from tests.benchmarks.noise import Station
+from tests.benchmarks.results import Left, Measured, Row, Side
 
 HDEV = str(Path(sys.executable).with_name("hdev"))
 REPOSITORY = Path(__file__).parents[2]
+API_KEY = "benchmark-key"
+LONGEST = 1800.0
+"""Seconds after which a program is ended, and its benchmark fails."""
+
+
+class NotInstalled(Exception):
+    """A program that we are compared with is missing; the message says what to install."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What one process cost: seconds from start to end, and its peak memory in MB."""
+    """What one piece of work cost: a figure in its row's unit, and the peak memory in MB of the
+    largest of its processes where somebody looked."""
 
-    seconds: float
-    megabytes: float
+    figure: float
+    megabytes: float | None = None
+
+    def per_second(self, count: int) -> Spent:
+        """The same as a rate, of work that took seconds."""
+        return Spent(count / self.figure, self.megabytes)
 
 
-def run(command: Sequence[str], *, home: Path, also: Mapping[str, str] | None = None) -> Spent:
-    """Run a program to its end in an empty home; raises RuntimeError when it does not exit with 0.
+@dataclass(frozen=True)
+class Contender:
+    """One side of a comparison, before it is measured."""
 
-    Linux counts the pages of the parent into a new process's peak until it has its own program,
-    so whoever calls this has to stay small.
+    name: str
+    command: str
+    work: Callable[[], Spent]
+
+
+def run(
+    command: Sequence[str],
+    *,
+    home: Path,
+    also: Mapping[str, str] | None = None,
+    accepted: Sequence[int] = (0,),
+) -> Spent:
+    """Run a program to its end in an empty home: its seconds.
+
+    Raises RuntimeError for another exit status, or when it takes too long. Linux counts the pages
+    of the parent into a new process's peak until it has its own program, so whoever calls this has
+    to stay small.
     """
-    environ = {**_environ(home), **(also or {})}
     begin = time.perf_counter()
-    child = subprocess.Popen(
+    with subprocess.Popen(
         command,
         cwd=home,
-        env=environ,
+        env={**environ(home), **(also or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert child.stderr is not None
-    said = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - begin
-    child.returncode = os.waitstatus_to_exitcode(status)
-    child.stderr.close()
-    if child.returncode != 0:
+    ) as child:
+        assert child.stderr is not None
+        limit = threading.Timer(LONGEST, child.kill)
+        limit.start()
+        said = child.stderr.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - begin
+        limit.cancel()
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode not in accepted:
         raise RuntimeError(f"{' '.join(command)} exited with {child.returncode}: {said[-2000:]}")
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB here
-    return Spent(seconds, usage.ru_maxrss * unit / 1e6)
+    return Spent(seconds, usage.ru_maxrss * 1024 / 1e6)  # Linux counts it in KiB
 
 
-def first_byte(command: Sequence[str], *, home: Path) -> float:
+def first_byte(command: Sequence[str], *, home: Path) -> Spent:
     """Seconds from the start of a program to the first byte that it prints; it is then ended."""
     begin = time.perf_counter()
     with subprocess.Popen(
-        command, cwd=home, env=_environ(home), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        command, cwd=home, env=environ(home), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
         first = child.stdout.read(1)
@@ -70,85 +99,176 @@ def first_byte(command: Sequence[str], *, home: Path) -> float:
         child.kill()
     if not first:
         raise RuntimeError(f"{' '.join(command)} printed nothing")
-    return seconds
+    return Spent(seconds)
 
 
-def _environ(home: Path) -> dict[str, str]:
+def environ(home: Path) -> dict[str, str]:
     """An empty home, and no settings of Python's: an installed program has its modules compiled."""
-    environ = {
-        name: text for name, text in os.environ.items() if not name.startswith(("HDEV_", "PYTHON"))
+    kept = {
+        name: text
+        for name, text in os.environ.items()
+        if not name.startswith(("HDEV_", "PYTHON", "RCLONE_", "RESTIC_", "GIT_", "XDG_"))
     }
-    return environ | {"HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
+    return kept | {"HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One comparison: the figures of each round on our side and on the other.
+class Profiler:
+    """Says where the time of our own side goes, by py-spy, in a run that is not measured."""
 
-    `theirs` is empty where `aim` is an absolute limit in `unit`, else `aim` is the largest ratio of
-    ours to theirs that is good enough.
+    def __init__(self, place: Path, rate: int = 200) -> None:
+        self.file = place / "stacks.txt"
+        self._rate = str(rate)
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        """The command that watches another one."""
+        spy = str(Path(sys.executable).with_name("py-spy"))
+        return [
+            spy, "record", "--rate", self._rate, "--subprocesses", "--format", "raw",
+            "--output", str(self.file), "--", sys.executable, *words,
+        ]  # fmt: skip
+
+    def found(self, lines: int = 15) -> str:
+        """The functions that were on top of the stack most often, with their share."""
+        top: dict[str, int] = {}
+        for line in self.file.read_text().splitlines():
+            stack, _, count = line.rpartition(" ")
+            function = stack.rpartition(";")[2]
+            top[function] = top.get(function, 0) + int(count)
+        whole = sum(top.values()) or 1
+        most = sorted(top.items(), key=lambda item: -item[1])[:lines]
+        return "\n".join(f"{count / whole:6.1%}  {function}" for function, count in most)
+
+
+@dataclass
+class Bench:
+    """What every benchmark is given.
+
+    place   a folder of its own, removed afterwards
+    shared  where the stores lie that several benchmarks read
     """
 
-    name: str
-    command: str
-    peer: str
-    unit: str
-    ours: Sequence[float]
-    theirs: Sequence[float]
-    aim: float
+    place: Path
+    shared: Path
+    station: Station
+    quick: bool
+    profiling: bool = False
+    _profiler: Profiler | None = field(default=None, init=False)
 
     @property
-    def ratio(self) -> float:
-        """Our median over theirs."""
-        return statistics.median(self.ours) / statistics.median(self.theirs)
+    def rounds(self) -> int:
+        return 2 if self.quick else 3
 
-    @property
-    def met(self) -> bool:
-        reached = self.ratio if self.theirs else statistics.median(self.ours)
-        return reached <= self.aim
+    def store(self, entries: int, *, edited_every: int = 0) -> Path:
+        """A store that nobody may change; made at its first use."""
+        root = self.shared / f"{entries}-{edited_every}"
+        if not root.exists():
+            corpus.make(root, entries, edited_every=edited_every)
+        return root
 
-    @property
-    def noisy(self) -> bool:
-        """Whether the rounds, each for itself, disagree about the aim."""
-        alone = self.ours
-        if self.theirs:
-            alone = [mine / other for mine, other in zip(self.ours, self.theirs, strict=True)]
-        agreeing = sum((reached <= self.aim) == self.met for reached in alone)
-        return agreeing < AGREEING * len(alone)
+    @contextlib.contextmanager
+    def folder(self, copy_of: Path | None = None) -> Iterator[Path]:
+        """An empty folder, or a copy of another one, that has reached the disk; then removed."""
+        place = Path(tempfile.mkdtemp(prefix="target-", dir=self.place))
+        inside = place / "memory"
+        if copy_of is None:
+            inside.mkdir()
+        else:
+            shutil.copytree(copy_of, inside)
+        os.sync()
+        try:
+            yield inside
+        finally:
+            shutil.rmtree(place)
 
-    @property
-    def verdict(self) -> str:
-        if self.aim == NO_AIM:
-            return ""
-        return ("met" if self.met else "**not met**") + (", too noisy to tell" * self.noisy)
+    def out(self) -> str:
+        """A path for a plan's folder."""
+        return f"{tempfile.mkdtemp(prefix='plan-', dir=self.place)}/plan"
+
+    def hdev(self, *words: str, also: Mapping[str, str] | None = None) -> Spent:
+        """Run our own program; watched, where that was asked for."""
+        command = [HDEV, *words]
+        if self._profiler is not None:
+            command = self._profiler.command(command)
+        return run(command, home=self.place, also=also)
+
+    def plan(self, source: str, target: str, *flags: str) -> str:
+        """Write a plan that is not measured; the path of its folder."""
+        out = self.out()
+        key = {"HDEV_MEMORY_HTTP_API_KEY": API_KEY}
+        command = [HDEV, "plan", source, target, "--overwrite", "-o", out, *flags]
+        run(command, home=self.place, also=key)
+        os.sync()
+        return out
+
+    def compare(
+        self, *contenders: Contender, rounds: int | None = None, warm_up: bool = True
+    ) -> list[Side | str]:
+        """Each of them so many times, taking turns at who comes first; in the order given.
+
+        Where it is warmed up, each runs once before that, which is not counted. One that is not
+        installed or fails takes no further part: the answer for it is the reason.
+        """
+        failed: dict[int, str] = {}
+        spent: list[list[Spent]] = [[] for _ in contenders]
+        turns = list(range(len(contenders)))
+
+        def work(turn: int) -> None:
+            if turn in failed:
+                return
+            try:
+                spent[turn].append(contenders[turn].work())
+            except (NotInstalled, OSError, RuntimeError) as error:
+                failed[turn] = f"{contenders[turn].name}: {error}"
+                print(f"  {failed[turn]}", flush=True)
+
+        if warm_up:
+            for turn in turns:
+                work(turn)
+            spent = [[] for _ in contenders]
+        for number in range(rounds or self.rounds):
+            self.station.look()
+            first = number % len(turns)
+            for turn in turns[first:] + turns[:first]:
+                work(turn)
+        self.station.look()
+        if self.profiling:
+            self._profile(contenders[0])
+        return [
+            failed[turn] if turn in failed else _side(contender, spent[turn])
+            for turn, contender in enumerate(contenders)
+        ]
+
+    def _profile(self, ours: Contender) -> None:
+        self._profiler = Profiler(self.place)
+        try:
+            ours.work()
+            print(f"  where the time of {ours.command} goes:\n{self._profiler.found()}", flush=True)
+        finally:
+            self._profiler = None
 
 
-@dataclass(frozen=True)
-class Missing:
-    """A comparison that could not be made, and what to install for it."""
-
-    name: str
-    install: str
-
-
-def figure(rounds: Sequence[float], unit: str) -> str:
-    """The median and, in brackets, the lowest and the highest."""
-    digits = 0 if unit == "MB" else 2
-    median = statistics.median(rounds)
-    return f"{median:.{digits}f} {unit} ({min(rounds):.{digits}f}-{max(rounds):.{digits}f})"
+def _side(contender: Contender, spent: Sequence[Spent]) -> Side:
+    return Side(
+        name=contender.name,
+        command=contender.command,
+        figures=[one.figure for one in spent],
+        megabytes=[one.megabytes for one in spent if one.megabytes is not None],
+    )
 
 
-def interleaved(
-    rounds: int, ours: Callable[[], float], theirs: Callable[[], float], *, warm_up: bool = True
-) -> tuple[list[float], list[float]]:
-    """Both sides `rounds` times each, taking turns at who comes first; once before to warm up."""
-    if warm_up:
-        ours()
-        theirs()
-    mine: list[float] = []
-    others: list[float] = []
-    for number in range(rounds):
-        sides = [(ours, mine), (theirs, others)]
-        for side, figures in sides if number % 2 == 0 else reversed(sides):
-            figures.append(side())
-    return mine, others
+def row(
+    name: str, unit: str, ours: Side | str, theirs: Side | str | None = None, aim: str | None = None
+) -> Row:
+    """One row of two sides; a side that is a reason leaves the row out, with that reason."""
+    if isinstance(ours, str):
+        return Left(name=name, why=ours, aim=aim)
+    if isinstance(theirs, str):
+        return Left(name=name, why=theirs, aim=aim)
+    return Measured(name=name, unit=unit, ours=ours, theirs=theirs, aim=aim)
+
+
+def peaks(side: Side | str, name: str | None = None) -> Side | str:
+    """The peak memory of a side, as the figures of another row."""
+    if isinstance(side, str):
+        return side
+    return Side(name=name or side.name, command=side.command, figures=side.megabytes)

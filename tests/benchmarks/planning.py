@@ -1,69 +1,156 @@
-"""Planning folder to folder: how long against rsync's dry run by checksum, and how much memory."""
+"""Planning folder to folder: against the limit in C, and programs that compare two trees."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks import corpus
-from tests.benchmarks.measuring import HDEV, Missing, Row, interleaved, run
+from tests.benchmarks import peers
+from tests.benchmarks.measuring import Bench, Contender, Spent, peaks, row, run
+from tests.benchmarks.results import Left, Row
 
-ENTRIES = 10_000
-
-
-def against_rsync(place: Path, *, rounds: int) -> list[Row | Missing]:
-    """Both sides full, with one entry in a hundred changed; and the target empty."""
-    rsync = shutil.which("rsync")
-    if rsync is None:
-        return [Missing("plan folder to folder", "rsync (Debian: apt-get install rsync)")]
-    for name, changed in (("source", 0), ("target", ENTRIES // 100)):
-        corpus.make(place / name, ENTRIES, changed=changed)
-    (place / "empty").mkdir()
-    return [
-        _row(place, rsync, "target", f"plan, {ENTRIES:,} entries on both sides", rounds),
-        _row(place, rsync, "empty", f"plan, {ENTRIES:,} entries, empty target", rounds),
-    ]
+_EDITED_EVERY = 100
+_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
-def _row(place: Path, rsync: str, target: str, name: str, rounds: int) -> Row:
-    ours, theirs = interleaved(
-        rounds,
-        lambda: run(_plan(place, target), home=place).seconds,
-        lambda: run([rsync, "-rnc", "source/", f"{target}/"], home=place).seconds,
+def folders(bench: Bench) -> Iterator[Row]:
+    """Two full stores, one entry in a hundred edited; everything is read on both sides."""
+    large, small = (10_000, 1_000) if bench.quick else (100_000, 10_000)
+    ours, *others = bench.compare(
+        _ours(bench, large, "--no-cache"),
+        _limit(bench, large),
+        _peer(bench, large, ["rsync", "-rnci", "--delete"], slashes=True),
+        _peer(bench, large, ["rclone", "check"]),
+        _peer(bench, large, ["git", "diff", "--no-index", "--stat"]),
     )
-    return Row(
-        name=name,
-        command=f"hdev plan filesystem:source filesystem:{target} --overwrite",
-        peer=f"rsync -rnc source/ {target}/",
-        unit="s",
-        ours=ours,
-        theirs=theirs,
-        aim=2.0,
-    )
+    aims = ("plan-limit", "plan-rsync", "plan-rclone", None)
+    what = f"plan, {large:,} entries on both sides"
+    for other, aim, peer in zip(others, aims, ("C", "rsync", "rclone", "git"), strict=True):
+        yield row(f"{what}, against {peer}", "s", ours, other, aim)
 
+    again, find = bench.compare(_ours(bench, large), _find(bench, large))
+    yield row(f"plan again, {large:,} entries, nothing changed", "s", again, find, "replan")
 
-def _plan(place: Path, target: str) -> list[str]:
-    out = tempfile.mkdtemp(prefix="plan-", dir=place)
-    return [
-        HDEV, "plan", "filesystem:source", f"filesystem:{target}", "--overwrite", "-o", out
-    ]  # fmt: skip
-
-
-def peak_memory(place: Path, *, entries: int, rounds: int) -> list[Row | Missing]:
-    """The peak of the planning process, once with all entries the same and once with all new."""
-    for name in ("source", "target"):
-        corpus.make(place / name, entries)
-    (place / "empty").mkdir()
-    return [
-        Row(
-            name=f"peak memory, {entries:,} entries, {what}",
-            command=f"hdev plan filesystem:source filesystem:{target} --overwrite",
-            peer="",
-            unit="MB",
-            ours=[run(_plan(place, target), home=place).megabytes for _ in range(rounds)],
-            theirs=(),
-            aim=150,
+    for entries in sorted({1_000, small}):
+        aim = "plan-10000" if entries == small else None
+        less, rsync = bench.compare(
+            _ours(bench, entries, "--no-cache"),
+            _peer(bench, entries, ["rsync", "-rnc"], slashes=True),
+            rounds=3 if bench.quick else 7,
         )
-        for target, what in (("target", "both sides full"), ("empty", "empty target"))
-    ]
+        yield row(f"plan, {entries:,} entries on both sides", "s", less, rsync, aim)
+    yield row(
+        f"peak memory of a plan, {large:,} against {small:,} entries",
+        "MB",
+        peaks(ours),
+        peaks(less, f"the same with {small:,} entries") if not isinstance(ours, str) else ours,
+        "plan-memory",
+    )
+    yield row(
+        f"peak memory of a plan, {large:,} entries, both sides full",
+        "MB",
+        peaks(ours),
+        aim="plan-memory-full",
+    )
+
+    into_empty, rsync = bench.compare(
+        _ours(bench, small, "--no-cache", empty=True),
+        _peer(bench, small, ["rsync", "-rnc"], slashes=True, empty=True),
+        rounds=3 if bench.quick else 7,
+    )
+    yield row(f"plan, {small:,} entries, empty target", "s", into_empty, rsync, "plan-empty")
+    (into_empty,) = bench.compare(_ours(bench, large, "--no-cache", empty=True), warm_up=False)
+    yield row(
+        f"peak memory of a plan, {large:,} entries, empty target",
+        "MB",
+        peaks(into_empty),
+        aim="plan-memory-empty",
+    )
+
+
+def cold(bench: Bench) -> Iterator[Row]:
+    """The same with nothing in the page cache, where this user may empty it."""
+    entries = 10_000 if bench.quick else 100_000
+    name = f"plan, {entries:,} entries on both sides, cold cache"
+    if not os.access(_CACHES, os.W_OK):
+        yield Left(name=name, why="only root can empty the page cache")
+        return
+
+    def emptied(contender: Contender) -> Contender:
+        def work() -> Spent:
+            os.sync()
+            _CACHES.write_text("3")
+            return contender.work()
+
+        return Contender(contender.name, contender.command, work)
+
+    _ours(bench, entries).work()  # so that there is something to know again
+    ours, again, limit, rsync, find = bench.compare(
+        *map(
+            emptied,
+            (
+                _ours(bench, entries, "--no-cache"),
+                _ours(bench, entries),
+                _limit(bench, entries),
+                _peer(bench, entries, ["rsync", "-rnci", "--delete"], slashes=True),
+                _find(bench, entries),
+            ),
+        ),
+        rounds=1 if bench.quick else 3,
+        warm_up=False,
+    )
+    yield row(f"{name}, against C", "s", ours, limit)
+    yield row(f"{name}, against rsync", "s", ours, rsync)
+    yield row(f"plan again, {entries:,} entries, cold cache", "s", again, find)
+
+
+def _ours(bench: Bench, entries: int, *flags: str, empty: bool = False) -> Contender:
+    source, target = _ends(bench, entries, empty=empty)
+    ends = (f"filesystem:{source}", f"filesystem:{target}")
+
+    def work() -> Spent:
+        return bench.hdev("plan", *ends, "--overwrite", *flags, "-o", bench.out())
+
+    return Contender("hdev plan", " ".join(["hdev plan SOURCE TARGET --overwrite", *flags]), work)
+
+
+def _limit(bench: Bench, entries: int) -> Contender:
+    def work() -> Spent:
+        ends = _ends(bench, entries)
+        return run([peers.limit(bench.shared), *map(str, ends)], home=bench.place)
+
+    return Contender("the limit in C", "limit SOURCE TARGET (limit.c, two processes)", work)
+
+
+def _find(bench: Bench, entries: int) -> Contender:
+    form = r"%p %s %T@ %C@ %i\n"
+
+    def work() -> Spent:
+        ends = map(str, _ends(bench, entries))
+        return run([peers.find("find"), *ends, "-printf", form], home=bench.place)
+
+    return Contender("find -printf", f"find SOURCE TARGET -printf '{form}'", work)
+
+
+def _peer(
+    bench: Bench, entries: int, words: list[str], *, slashes: bool = False, empty: bool = False
+) -> Contender:
+    name, *flags = words
+
+    def work() -> Spent:
+        ends = [str(end) + "/" * slashes for end in _ends(bench, entries, empty=empty)]
+        # 1 is how some of them say that there are differences
+        return run([peers.find(name), *flags, *ends], home=bench.place, accepted=(0, 1))
+
+    ends = "SOURCE/ TARGET/" if slashes else "SOURCE TARGET"
+    return Contender(" ".join(words[:2]), f"{' '.join(words)} {ends}", work)
+
+
+def _ends(bench: Bench, entries: int, *, empty: bool = False) -> tuple[Path, Path]:
+    if empty:
+        target = bench.place / "empty"
+        target.mkdir(exist_ok=True)
+    else:
+        target = bench.store(entries, edited_every=_EDITED_EVERY)
+    return bench.store(entries), target

@@ -2,62 +2,38 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator
 
-from tests.benchmarks import corpus
-from tests.benchmarks.measuring import HDEV, Missing, Row, first_byte, run
-
-RENDERED = 10_000
-AIMS = {"markdown": 2.0, "html": 5.0}
-"""Seconds for a review of all the actions."""
+from tests.benchmarks.measuring import HDEV, Bench, Contender, Spent, first_byte, peaks, row
+from tests.benchmarks.results import Row
 
 
-def plans(place: Path, *, entries: int, rounds: int) -> list[Row | Missing]:
-    """Reviews of 10,000 actions, half of them overwrites; and of `entries` new entries."""
-    large = _plan(place, "large", entries, changed=0)
-    whole = _plan(place, "whole", RENDERED, changed=RENDERED // 2)
-    show = [HDEV, "show", str(large)]
-    row = partial(Row, peer="", theirs=())
-    return [
-        *(
-            row(
-                name=f"review of {RENDERED:,} actions, {form}",
-                command=f"hdev show PLAN --full --format {form}",
-                unit="s",
-                ours=[
-                    run([HDEV, "show", str(whole), "--full", "--format", form], home=place).seconds
-                    for _ in range(rounds)
-                ],
-                aim=aim,
-            )
-            for form, aim in AIMS.items()
-        ),
-        row(
-            name=f"first byte of a review of {entries:,} actions",
-            command="hdev show PLAN",
-            unit="s",
-            ours=[first_byte(show, home=place) for _ in range(rounds)],
-            aim=1.0,
-        ),
-        row(
-            name=f"peak memory, review of {entries:,} actions",
-            command="hdev show PLAN",
-            unit="MB",
-            ours=[run(show, home=place).megabytes for _ in range(rounds)],
-            aim=150,
-        ),
-    ]
+def reviews(bench: Bench) -> Iterator[Row]:
+    """Of 10,000 actions, half of them overwrites; and of 100,000 new entries."""
+    entries, more = (2_000, 20_000) if bench.quick else (10_000, 100_000)
+    with bench.folder(copy_of=bench.store(entries // 2, edited_every=1)) as target:
+        plan = bench.plan(f"filesystem:{bench.store(entries)}", f"filesystem:{target}")
+        for form in ("markdown", "html"):
+            (side,) = bench.compare(_show(bench, plan, "--full", "--format", form))
+            yield row(f"review of {entries:,} actions, {form}", "s", side, aim=f"review-{form}")
+    with bench.folder() as target:
+        plan = bench.plan(f"filesystem:{bench.store(more)}", f"filesystem:{target}")
+        whole, first = bench.compare(
+            _show(bench, plan),
+            Contender(
+                "hdev show",
+                "hdev show PLAN, until its first byte",
+                lambda: first_byte([HDEV, "show", plan], home=bench.place),
+            ),
+        )
+    yield row(f"first byte of a review of {more:,} actions", "s", first, aim="review-first-byte")
+    yield row(f"whole review of {more:,} actions", "s", whole)
+    what = f"peak memory, review of {more:,} actions"
+    yield row(what, "MB", peaks(whole), aim="review-memory")
 
 
-def _plan(place: Path, name: str, entries: int, *, changed: int) -> Path:
-    """A plan of `entries` actions; `changed` of them overwrite."""
-    source, target, out = (place / f"{name}-{what}" for what in ("source", "target", "plan"))
-    corpus.make(source, entries)
-    if changed:
-        corpus.make(target, changed, changed=changed)
-    else:
-        target.mkdir()
-    ends = [f"filesystem:{source}", f"filesystem:{target}"]
-    run([HDEV, "plan", *ends, "--overwrite", "-o", str(out)], home=place)
-    return out
+def _show(bench: Bench, plan: str, *flags: str) -> Contender:
+    def work() -> Spent:
+        return bench.hdev("show", plan, *flags)
+
+    return Contender("hdev show", " ".join(["hdev show PLAN", *flags]), work)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 
-from tests.benchmarks.measuring import HDEV, Missing, Row, interleaved, run
+from tests.benchmarks.measuring import HDEV, Bench, Contender, Spent, row, run
+from tests.benchmarks.results import Row
 
 _NOTHING = """\
 import typer
@@ -22,24 +23,18 @@ app()
 """
 
 
-def against_typer(place: Path, *, rounds: int) -> list[Row | Missing]:
+def against_typer(bench: Bench) -> Iterator[Row]:
     """What everybody waits for before anything happens."""
-    program = place / "nothing.py"
+    program = bench.place / "nothing.py"
     program.write_text(_NOTHING)
+
     # The script as pip makes it, run by the same interpreter: neither side has a launcher to pay.
-    ours, theirs = interleaved(
-        rounds,
-        lambda: run([sys.executable, HDEV, "--help"], home=place).seconds,
-        lambda: run([sys.executable, str(program)], home=place).seconds,
+    def python(*words: str) -> Spent:
+        return run([sys.executable, *words], home=bench.place)
+
+    ours, theirs = bench.compare(
+        Contender("hdev", "hdev --help", lambda: python(HDEV, "--help")),
+        Contender("Typer", "a Typer program that does nothing", lambda: python(str(program))),
+        rounds=10 if bench.quick else 20,
     )
-    return [
-        Row(
-            name="start-up",
-            command="hdev --help",
-            peer="a Typer program that does nothing",
-            unit="s",
-            ours=ours,
-            theirs=theirs,
-            aim=1.5,
-        )
-    ]
+    yield row("start-up", "s", ours, theirs, "start")

@@ -95,6 +95,15 @@ def test_records_are_picked_by_key_event_and_run(hdev, plan):
     assert events("--run", "none") == []
 
 
+def test_a_filter_that_matches_nothing_says_so(hdev, plan):
+    nothing = hdev("audit", "show", "p", "--run", "no-such-run")
+    something = hdev("audit", "show", "p", "--event", "refused")
+
+    assert nothing.status == something.status == 0
+    assert "none of the" in nothing.err
+    assert "matches" not in something.err
+
+
 def test_a_name_that_is_no_event_is_a_wrong_command_line(hdev, plan):
     result = hdev("audit", "show", "p", "--event", "vanished")
 

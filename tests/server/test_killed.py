@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
+from tests.batches import Many, exact, remove
+from tests.batches import put as change
 from tests.conftest import put_entry, tree_of
 from tests.processes import PROGRAM, MemoryServer
 
@@ -86,6 +88,46 @@ class Writer:
         self.unanswered = {}
 
 
+class BatchWriter(Writer):
+    """The same by batches: each writes every key of its own anew, and removes every third one."""
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.keys = [f"b{number}/{n % 3}/{n}" for n in range(40)]
+        self.acknowledged = dict.fromkeys(self.keys)
+        self.acknowledged_batches = 0
+
+    def write(self, url, acknowledge):
+        many = Many(url, KEY)
+        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(many):
+            while True:
+                self._batch(many)
+                acknowledge()
+
+    def _batch(self, many):
+        self.count += 1
+        wanted = {
+            key: None if self.count % 3 == n % 3 and self.acknowledged[key] else self.count
+            for n, key in enumerate(self.keys)
+        }
+        self.unanswered = wanted
+        receipts = many.write(
+            *(self._change(key, number) for key, number in wanted.items()),
+            X_Request_Id=f"{self.number}-{self.count}",
+        )
+        assert all("stored" in receipt or "removed" in receipt for receipt in receipts), receipts
+        self.acknowledged |= wanted
+        self.unanswered = {}
+        self.acknowledged_batches += 1
+
+    def _change(self, key, number):
+        before = self.acknowledged[key]
+        state = exact(content(before), {"number": before}) if before is not None else None
+        if number is None:
+            return remove(key, state)
+        return change(key, content(number), {"number": number}, state)
+
+
 def content(number):
     return f"{number}\n" * 300
 
@@ -148,6 +190,30 @@ def test_a_kill_in_the_middle_of_writers_loses_nothing_acknowledged(tmp_path):
     assert all(isinstance(state, EntryState) for state in states)
     assert not (root / JOURNAL_FILE).exists()
     check_log(root / AUDIT_FILE, writers, {state.key: state.state for state in states})
+
+
+def test_a_kill_in_the_middle_of_batches_leaves_each_entry_as_before_or_as_after(tmp_path):
+    root = tmp_path / "store"
+    writers = [BatchWriter(number) for number in range(6)]
+    for turn in range(3):
+        with MemoryServer(root, KEY) as server:
+            check(writers, server.url)
+            killed_in_the_middle(server, writers, after=8 + 5 * turn)
+        assert any(writer.unanswered for writer in writers)
+    with MemoryServer(root, KEY) as server:
+        check(writers, server.url)
+
+    assert (server.process.returncode, server.err) == (0, "")
+    assert sum(writer.acknowledged_batches for writer in writers) > 30
+    with (root / AUDIT_FILE).open("rb") as lines:
+        records = [record for record, _ in audit.chained(lines, audit.Write)]
+    last = {}
+    for record in records:
+        assert record.before == last.get(record.key), record
+        last[record.key] = record.after
+    with FilesystemBackend(str(root), must_exist=True) as folder:
+        stands = {found.key: found.state for found in folder.snapshot(EVERYTHING, NORMAL)}
+    assert {key: state for key, state in last.items() if state is not None} == stands
 
 
 def check_log(path, writers, stands):

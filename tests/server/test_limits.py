@@ -10,7 +10,6 @@ import pytest
 from hdev_memory.backends.base import Secret
 from hdev_memory.backends.ephemeral import EphemeralBackend
 from hdev_memory.server.app import create_app
-from hdev_memory.server.deadlines import Deadlined
 from hdev_memory.server.limits import Limits
 from hdev_memory.server.run import serve_in_thread
 
@@ -19,30 +18,26 @@ LONG = 20.0
 """Seconds after which a test gives up; whatever is dropped is dropped long before."""
 
 
-class Hasty(Deadlined):
-    head_seconds = 0.6
-
-
-def serving(protocol, **limits):
+def serving(**limits):
     app = create_app(
         EphemeralBackend(),
         store_id="limits",
         api_key=Secret(KEY),
         limits=Limits(entry_bytes=1000, **limits),
     )
-    return serve_in_thread(app, protocol)
+    return serve_in_thread(app)
 
 
 @pytest.fixture(scope="module")
 def url():
     """A server with the deadlines that users have."""
-    with serving(Deadlined) as url:
+    with serving() as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def hasty_url():
-    with serving(Hasty, body_seconds=0.6) as url:
+    with serving(head_seconds=0.6, body_seconds=0.6) as url:
         yield url
 
 

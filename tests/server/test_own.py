@@ -284,5 +284,5 @@ def test_keys_show_up_nowhere(tmp_path):
                 trust_env=False,
             )
 
-    assert "GET /api/memory/tree" in server.out + server.err
+    assert "method=GET route=/api/memory/tree status=401" in server.err
     assert "canary" not in server.out + server.err + str(tree_of(server.root))

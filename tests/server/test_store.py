@@ -1,18 +1,23 @@
 """The store by itself: one writer's batches, and readers beside it."""
 
 import contextlib
+import errno
 import threading
+from datetime import UTC, datetime
 
 import pytest
 
 from hdev_memory import durable
+from hdev_memory.backends.base import Drifted, Failed, Overtaken, Put, Stored
+from hdev_memory.backends.ephemeral import EphemeralBackend
 from hdev_memory.backends.filesystem import FilesystemBackend
-from hdev_memory.core.entry import Entry
+from hdev_memory.core.entry import Entry, Normalisation, tag_of
 from hdev_memory.errors import StoreError
+from hdev_memory.server.audit import ServerLog
 from hdev_memory.server.conditions import Conditions, PreconditionFailed
 from hdev_memory.server.journal import JOURNAL_FILE, Journal
-from hdev_memory.server.lease import Fences, LeaseLock
-from hdev_memory.server.store import Refused, Store
+from hdev_memory.server.lease import Fences, LeaseLock, Superseded
+from hdev_memory.server.store import NORMAL, Refused, Store
 
 KEYS = [f"k{number}" for number in range(40)]
 
@@ -167,3 +172,223 @@ def test_a_journal_that_was_closed_lets_nothing_be_written(root):
             put(store, "k", 1).result(timeout=30)
 
     assert list(root.iterdir()) == []
+
+
+# Many entries at once
+
+
+def changes(keys, number=1, before=None):
+    content, metadata = str(number).encode() * 500, {"number": number}
+    after = NORMAL.state(content, metadata)
+    return [
+        Put(key=key, content=content, metadata=metadata, before=before, after=after) for key in keys
+    ]
+
+
+class Syncing(durable.Disk):
+    """A disk that counts what makes it durable."""
+
+    count = 0
+
+    def sync(self, descriptor):
+        self.count += 1
+        super().sync(descriptor)
+
+    def sync_filesystem(self, descriptor):
+        self.count += 1
+        super().sync_filesystem(descriptor)
+
+
+def test_a_batch_costs_as_many_syncs_however_many_changes_it_has(tmp_path, monkeypatch):
+    counted = []
+    for size in (150, 600):
+        root = tmp_path / f"store{size}"
+        root.mkdir()
+        with (
+            FilesystemBackend(str(root), must_exist=True) as backend,
+            ServerLog(root / "log", lambda: datetime.now(UTC)) as log,
+        ):
+            store = Store(backend, LeaseLock(lambda: 0.0, Fences()), Journal(root), log)
+            with monkeypatch.context() as patch:
+                disk = Syncing()
+                patch.setattr(durable, "disk", disk)
+                store.write(changes(f"k{n}" for n in range(size))).result(timeout=30)
+                counted.append(disk.count)
+
+    assert counted[0] == counted[1] > 0
+
+
+def test_batches_of_several_clients_share_what_makes_them_durable(root, monkeypatch):
+    disk = Counting()
+    monkeypatch.setattr(durable, "disk", disk)
+    with FilesystemBackend(str(root), must_exist=True) as backend:
+        store = Store(backend, LeaseLock(lambda: 0.0, Fences()), Journal(root))
+        go = held_up(store)
+        batches = [store.write(changes(f"c{client}/{key}" for key in KEYS)) for client in range(8)]
+        alone = put(store, "alone", 1)
+        go.set()
+        for batch in batches:
+            assert all(isinstance(one, Stored) for one in batch.result(timeout=30))
+        alone.result(timeout=30)
+
+    assert disk.batches == 1
+
+
+def test_a_single_write_does_not_wait_for_all_batches_before_it(store, monkeypatch):
+    monkeypatch.setattr("hdev_memory.server.store.TURN", len(KEYS))
+    ended = []
+    go = held_up(store)
+    for client in range(6):
+        batch = store.write(changes(f"c{client}/{key}" for key in KEYS))
+        batch.add_done_callback(lambda _, client=client: ended.append(client))
+    put(store, "alone", 1).add_done_callback(lambda _: ended.append("alone"))
+    last = store.exclusively(lambda: None)
+    go.set()
+    last.result(timeout=30)
+
+    assert ended.index("alone") <= 1
+    assert [each for each in ended if each != "alone"] == list(range(6))
+
+
+def test_of_batches_that_wait_each_precondition_has_one_winner(store):
+    go = held_up(store)
+    batches = [store.write(changes(KEYS, number)) for number in range(3)]
+    go.set()
+    first, *others = [batch.result(timeout=30) for batch in batches]
+
+    assert all(isinstance(receipt, Stored) for receipt in first)
+    for receipts in others:
+        assert [receipt.found for receipt in receipts] == [first[0].state] * len(KEYS)
+
+
+class Breaks(EphemeralBackend):
+    """A store that fails at a key, so many times seen: before anything took effect, or then."""
+
+    def __init__(self, error, *, began, seen=1):
+        super().__init__()
+        self._error = error
+        self._began = began
+        self._left = seen
+
+    def write(self, batch, normalisation, session):
+        self._left -= any(change.key == "broken" for change in batch)
+        broken = self._left == 0
+        if broken and not self._began:
+            raise self._error
+        receipts = super().write(batch, normalisation, session)
+        if broken:
+            raise self._error
+        return receipts
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_when_a_store_fails_before_anything_took_effect_each_entry_is_known_to_be_intact():
+    store = Store(Breaks(FULL, began=False), LeaseLock(lambda: 0.0, Fences()))
+    receipts = store.write(changes(["a", "broken"])).result(timeout=30)
+
+    reason = "No space left on target"
+    assert receipts == [Failed(key=key, reason=reason, intact=True) for key in ("a", "broken")]
+
+
+@pytest.mark.parametrize("error", [FULL, StoreError("The database is gone.")])
+def test_when_a_store_fails_in_the_middle_nothing_is_claimed(error):
+    store = Store(Breaks(error, began=True), LeaseLock(lambda: 0.0, Fences()))
+
+    with pytest.raises(StoreError):
+        store.write(changes(["a", "broken"])).result(timeout=30)
+    assert isinstance(store.read("a"), Entry)  # and can be read again
+
+
+def test_what_was_done_before_a_store_failed_is_told():
+    store = Store(Breaks(FULL, began=True, seen=2), LeaseLock(lambda: 0.0, Fences()))
+    go = held_up(store)
+    other = store.write(changes(["broken"]))
+    batch = store.write(changes(["a", "broken"]))
+    go.set()
+    (first,) = other.result(timeout=30)
+    kept, broken = batch.result(timeout=30)
+
+    assert isinstance(first, Stored)
+    assert isinstance(kept, Stored)
+    assert (broken.key, broken.intact) == ("broken", False)
+
+
+class Superseding(EphemeralBackend):
+    """A store that keeps the lease itself, and has given out a higher fence."""
+
+    def write(self, batch, normalisation, session):
+        if session.fence is not None and session.fence < 5:
+            raise Overtaken(5)
+        return super().write(batch, normalisation, session)
+
+
+def test_a_store_that_knows_of_a_higher_fence_stops_only_those_below_it():
+    store = Store(Superseding(), LeaseLock(lambda: 0.0, Fences()))
+    go = held_up(store)
+    old = store.write(changes(["old"]), fence=4)
+    alone = put(store, "alone", 1, fence=3)
+    free = store.write(changes(["free"]))
+    go.set()
+
+    for stopped in (old, alone):
+        with pytest.raises(Superseded):
+            stopped.result(timeout=30)
+    assert isinstance(free.result(timeout=30)[0], Stored)
+    assert [entry.key for entry in store.read_each(["free"])] == ["free"]
+    assert list(store.backend.keys()) == ["free"]
+
+
+def test_snapshots_and_reads_of_many_see_each_entry_whole_while_it_is_written(store):
+    store.write(changes(KEYS, 0)).result()
+    done = threading.Event()
+
+    def write():
+        before = NORMAL.state(b"0" * 500, {"number": 0})
+        for number in range(1, 60):
+            made = changes(KEYS, number, before)
+            store.write(made).result()
+            before = made[0].after
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = set()
+    while not done.is_set():
+        for entry in store.read_each(KEYS):
+            number = entry.metadata["number"]
+            assert entry.content == str(number).encode() * 500
+        found = list(store.tagged(NORMAL))
+        assert [state.key for state, _ in found] == sorted(KEYS)
+        for state, tag in found:
+            number = state.metadata["number"]
+            content = str(number).encode() * 500
+            assert state.state == NORMAL.state(content, {"number": number})
+            assert tag == tag_of(content, {"number": number})
+            seen.add(number)
+    writer.join()
+
+    assert len(seen) > 3
+
+
+def test_a_batch_that_compares_otherwise_looks_again_when_somebody_else_was_faster(store, root):
+    lf = Normalisation(line_ends="lf")
+    store.write(changes(["k"])).result()
+    held = store.backend.write
+    raced = []
+
+    def write(batch, normalisation, session):
+        if not raced:  # between the look and the write, the line ends alone change
+            raced.append(True)
+            (root / "k.md").write_bytes(b"1" * 500 + b"\r\n")
+        return held(batch, normalisation, session)
+
+    store.backend.write = write
+    (change,) = changes(["k"], 2, lf.state(b"1" * 500, {"number": 1}))
+    (drifted,) = store.write([change], lf).result(timeout=30)
+    stands = lf.state(b"1" * 500 + b"\n", {"number": 1})
+
+    assert drifted == Drifted(key="k", found=stands)
+    (again,) = changes(["k"], 2, stands)
+    assert store.write([again], lf).result(timeout=30) == [Stored(key="k", state=again.after)]

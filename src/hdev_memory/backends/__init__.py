@@ -11,7 +11,12 @@ from hdev_memory.errors import UsageError
 def _filesystem(where: Where, must_exist: bool) -> Backend:
     from hdev_memory.backends.filesystem import FilesystemBackend
 
-    return FilesystemBackend(where.location, must_exist=must_exist, sync=where.durability == "full")
+    return FilesystemBackend(
+        where.location,
+        must_exist=must_exist,
+        sync=where.durability == "full",
+        index=where.index,
+    )
 
 
 def _http(where: Where, must_exist: bool) -> Backend:
@@ -19,6 +24,39 @@ def _http(where: Where, must_exist: bool) -> Backend:
     from hdev_memory.backends.http import HttpBackend
 
     return HttpBackend(where)
+
+
+def _sqlite(where: Where, must_exist: bool) -> Backend:
+    from hdev_memory.backends.sqlite import SqliteBackend
+
+    return SqliteBackend(
+        where.location,
+        must_exist=must_exist,
+        sync=where.durability == "full",
+        timeout=where.timeout,
+    )
+
+
+def _postgres(where: Where, must_exist: bool) -> Backend:
+    try:
+        from hdev_memory.backends.postgres import PostgresBackend
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("psycopg"):
+            raise
+        raise UsageError(
+            "PostgreSQL needs a package that is not installed.",
+            why="psycopg is missing.",
+            hint="Run pip install 'hdev-memory[postgres]'.",
+        ) from None
+
+    return PostgresBackend(
+        where.location,
+        must_exist=must_exist,
+        user=where.user,
+        password=where.key,
+        sync=where.durability == "full",
+        timeout=where.timeout,
+    )
 
 
 def _ephemeral(where: Where, must_exist: bool) -> Backend:
@@ -30,6 +68,8 @@ def _ephemeral(where: Where, must_exist: bool) -> Backend:
 BACKENDS: dict[str, Callable[[Where, bool], Backend]] = {
     "filesystem": _filesystem,
     "http": _http,
+    "postgres": _postgres,
+    "sqlite": _sqlite,
     "ephemeral": _ephemeral,
 }
 

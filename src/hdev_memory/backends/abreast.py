@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
-import itertools
 import os
 import signal
 import struct
@@ -26,13 +25,14 @@ from typing import IO, NoReturn
 
 import msgspec
 
-from hdev_memory.core.entry import EntryState, Unreadable
+from hdev_memory.core.entry import Unreadable
+from hdev_memory.core.stretch import Stretch
 from hdev_memory.errors import StoreError
 
 ALONE = 256
 """Entries that are read before there is a process: it costs as much as reading a few hundred."""
 
-Seen = EntryState | Unreadable
+Seen = Stretch | Unreadable
 
 
 class Aside(msgspec.Struct, frozen=True):
@@ -42,18 +42,17 @@ class Aside(msgspec.Struct, frozen=True):
     stores: set[str]
 
 
-_FRAME_BYTES = 64 * 1024
+_WRITE_BYTES = 64 * 1024
 _PIPE_BYTES = 1024 * 1024
 
 _FRAME = struct.Struct(">cQ")
 """A frame: what it holds, and how many bytes."""
 
-_STATES, _UNREADABLE, _END, _ERROR = b"s", b"u", b"e", b"x"
+_STRETCH, _UNREADABLE, _END, _ERROR = b"s", b"u", b"e", b"x"
 
-_ARRAY = struct.Struct(">BI")
-_encoder = msgspec.msgpack.Encoder()
-_states = msgspec.msgpack.Decoder(list[EntryState])
-_unreadable = msgspec.msgpack.Decoder(list[Unreadable])
+_encode = msgspec.msgpack.Encoder().encode
+_stretch = msgspec.msgpack.Decoder(Stretch)
+_unreadable = msgspec.msgpack.Decoder(Unreadable)
 _aside = msgspec.msgpack.Decoder(Aside)
 
 
@@ -66,10 +65,12 @@ def abreast(
     in this one. Raises what the snapshot raises, and StoreError when the process was ended.
     """
     read = 0
-    for state in itertools.islice(states, ALONE):
-        read += 1
+    for state in states:
+        read += state.count if isinstance(state, Stretch) else 1
         yield state
-    forked = _fork(states, learnt) if read == ALONE else None
+        if read >= ALONE:
+            break
+    forked = _fork(states, learnt) if read >= ALONE else None
     if forked is None:
         yield from states
         return
@@ -138,42 +139,28 @@ def _send(
         gc.freeze()  # nothing of the parent's is to be finalised here, nor its pages touched
         with contextlib.suppress(OSError):
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        waiting = bytearray()
         for kind, content in _frames(states, learnt):
-            rest = memoryview(_FRAME.pack(kind, len(content)) + content)
-            while rest:
-                rest = rest[os.write(writing, rest) :]
+            waiting += _FRAME.pack(kind, len(content)) + content
+            if len(waiting) >= _WRITE_BYTES or kind in (_END, _ERROR):
+                rest = memoryview(bytes(waiting))
+                while rest:
+                    rest = rest[os.write(writing, rest) :]
+                waiting.clear()
     finally:
         os._exit(0)  # also where nobody reads any more
 
 
-def _frames(
-    states: Iterator[Seen], learnt: Callable[[], Aside]
-) -> Iterator[tuple[bytes, bytes | bytearray]]:
-    error: Exception | None = None
-    content = bytearray(_ARRAY.size)
-    kind, count = _STATES, 0
-
-    def full() -> tuple[bytes, bytearray]:
-        _ARRAY.pack_into(content, 0, 0xDD, count)  # msgpack's array of so many
-        return kind, content
-
+def _frames(states: Iterator[Seen], learnt: Callable[[], Aside]) -> Iterator[tuple[bytes, bytes]]:
     try:
         for state in states:
-            its = _STATES if type(state) is EntryState else _UNREADABLE
-            if len(content) >= _FRAME_BYTES or its != kind:
-                yield full()
-                content, kind, count = bytearray(_ARRAY.size), its, 0
-            _encoder.encode_into(state, content, -1)
-            count += 1
-    except Exception as caught:  # noqa: BLE001 - it is raised again in the parent
-        error = caught
-    yield full()
-    if error is None:
-        yield _END, _encoder.encode(learnt())
-    else:
+            yield _STRETCH if isinstance(state, Stretch) else _UNREADABLE, _encode(state)
+    except Exception as error:  # noqa: BLE001 - it is raised again in the parent
         import pickle
 
         yield _ERROR, pickle.dumps(error)
+    else:
+        yield _END, _encode(learnt())
 
 
 def _received(frames: IO[bytes], adopt: Callable[[Aside], None]) -> Iterator[Seen]:
@@ -185,10 +172,10 @@ def _received(frames: IO[bytes], adopt: Callable[[Aside], None]) -> Iterator[See
         content = frames.read(size)
         if len(content) < size:
             raise _cut_off()
-        if kind == _STATES:
-            yield from _states.decode(content)
+        if kind == _STRETCH:
+            yield _stretch.decode(content)
         elif kind == _UNREADABLE:
-            yield from _unreadable.decode(content)
+            yield _unreadable.decode(content)
         elif kind == _END:
             adopt(_aside.decode(content))
             return

@@ -41,6 +41,7 @@ from hdev_memory.core.entry import (
     Unreadable,
     Value,
 )
+from hdev_memory.core.stretch import Stretch
 from hdev_memory.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ BATCH = 256
 class Endpoint(Value, frozen=True):
     """Where a backend is, without secrets.
 
-    kind      `filesystem`, `http` or `ephemeral`
-    location  an absolute path, a URL without user and query, or a name
+    kind      `filesystem`, `http`, `sqlite`, `postgres` or `ephemeral`
+    location  an absolute path, a URL without user, password and query (of a database without user
+              and password), or a name
     store     the identity that the store announces, None where it has none
     """
 
@@ -67,7 +69,7 @@ class Endpoint(Value, frozen=True):
 
 
 class Secret:
-    """A key to a server, in a type that shows itself to nobody by accident."""
+    """A key to a server, or the password of a database; it shows itself to nobody by accident."""
 
     __slots__ = ("_text",)
 
@@ -75,7 +77,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The key itself; only for the header of a request to the server that it belongs to."""
+        """The key itself; only for the server, or the database, that it belongs to."""
         return self._text
 
     def __repr__(self) -> str:
@@ -91,23 +93,29 @@ class Secret:
 class Where:
     """What it takes to open a backend.
 
-    location   a path for `filesystem`, an absolute http(s) URL for `http`, a name for `ephemeral`
-    key        for `http` only
-    timeout    seconds that one request may take
+    location   a path for `filesystem` and `sqlite`, an absolute http(s) URL for `http`, one without
+               user and password for `postgres`, a name for `ephemeral`
+    key        for `http`, and the password for `postgres`
+    user       for `postgres` only
+    timeout    seconds that one request, or statement, may take
     handshake  seconds that opening a server may take, all its requests together
     parallelism     connections to one server; None leaves it to the backend
-    durability      `none` gives up the syncing of a folder's files, for targets to be thrown away
+    durability      `none` gives up syncing, for folders and databases to be thrown away
     insecure_http   allow a key to travel over plain http to another machine
+    index      a folder in which `stretches` and `tagged` of a `filesystem` may keep what they have
+               read for the next time; nothing else of a backend relies on it
     """
 
     kind: str
     location: str
     key: Secret | None = None
+    user: str | None = None
     timeout: float = 30.0
     handshake: float = 1.5
     parallelism: int | None = None
     durability: Literal["full", "none"] = "full"
     insecure_http: bool = False
+    index: str | None = None
 
 
 class Scope:
@@ -307,6 +315,15 @@ class Reader(Protocol):
         """How many files that are no entries the last complete snapshot saw."""
         ...
 
+    @property
+    def expected(self) -> int | None:
+        """About how many entries a snapshot will give, as far as is known by now; else None.
+
+        For progress only: it may be wrong, it costs nothing to ask, and it may become known, or
+        better known, while the snapshot is read.
+        """
+        ...
+
     def keys(self, scope: Scope = EVERYTHING) -> Iterator[str]:
         """The keys in scope, sorted, without reading entries. Raises where it may be incomplete."""
         ...
@@ -344,13 +361,17 @@ class Reader(Protocol):
 
 
 @runtime_checkable
-class Abreast(Protocol):
-    """What a reader has besides where a long snapshot can be read while its consumer works."""
+class Stretched(Protocol):
+    """What a reader has besides that can hand out many states at once."""
 
-    def snapshot_abreast(
-        self, scope: Scope, normalisation: Normalisation
-    ) -> Iterator[EntryState | Unreadable]:
-        """As `snapshot`. Not for a process with threads that hash; to be closed when left early."""
+    def stretches(
+        self, scope: Scope, normalisation: Normalisation, *, aside: bool = False
+    ) -> Iterator[Stretch | Unreadable]:
+        """As `snapshot`; to be closed when it is left early.
+
+        `aside` lets it be read while its consumer works. It may then fork, so it is not for a
+        process with threads that hash.
+        """
         ...
 
 
@@ -436,7 +457,9 @@ class Backend(Reader, Protocol):
 
 
 class Closing:
-    """The context manager of every backend."""
+    """What every backend has: its context manager, and no idea beforehand of how much it holds."""
+
+    expected: int | None = None
 
     def close(self) -> None:
         """Nothing to let go of."""

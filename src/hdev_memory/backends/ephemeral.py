@@ -55,6 +55,7 @@ class EphemeralBackend(Whole):
     def keys(self, scope: Scope = EVERYTHING) -> Iterator[str]:
         with self._lock:
             keys = sorted(self._entries)
+        self.expected = len(keys)
         return (key for key in keys if scope.entry(key))
 
     def snapshot(

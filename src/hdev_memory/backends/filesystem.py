@@ -12,8 +12,9 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -41,14 +42,14 @@ from hdev_memory.backends.filesystem_files import (
     NotAFile,
     TooLarge,
     look,
-    read_entry,
     read_file,
-    read_state,
-    state_read,
 )
+from hdev_memory.backends.filesystem_stretch import LONGEST, Read, StretchReader
 from hdev_memory.backends.filesystem_write import Batch, read_parts, tidy
+from hdev_memory.backends.statcache import StatCache, identity
 from hdev_memory.core.digest import NotCanonical, decode_object
 from hdev_memory.core.entry import (
+    MAX_KEY_BYTES,
     Absent,
     Capabilities,
     Entry,
@@ -60,6 +61,7 @@ from hdev_memory.core.entry import (
     check_key,
     display_name,
 )
+from hdev_memory.core.stretch import Stretch
 from hdev_memory.errors import LockedError, StoreError, UsageError
 
 _BRIEF_TRIES, _BRIEF_PAUSE = 5000, 0.002
@@ -82,11 +84,25 @@ CAPABILITIES = Capabilities(
 _EXCHANGING = frozenset({"bcachefs", "btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
 """Filesystems of Linux that are known to exchange names; a store is tried out when it is held."""
 
-_LISTED, _ENTRY, _DOWN, _REPORT = range(4)
-"""An entry of two regular files, any other, a folder, and what can only be reported."""
+_LOCAL = _EXCHANGING | {"ext2", "ext3", "zfs"}
+"""Filesystems whose stats tell of a change at once, by the clock of this machine."""
+
+_ENTRY, _DOWN, _REPORT = range(3)
+"""An entry, a folder, and what can only be reported."""
 
 _Item = tuple[str, int, str, str]
 """What a folder holds: sort name, what to do with it, name on disk, reason (for _REPORT)."""
+
+
+class _Entries(NamedTuple):
+    """Entries that follow one another in a folder; `listed` are those of two regular files."""
+
+    names: Sequence[str]
+    listed: Container[str]
+
+
+_Group = _Entries | _Item
+"""Entries, at most LONGEST of them together; everything else by itself."""
 
 
 class FilesystemBackend(Closing):
@@ -94,11 +110,16 @@ class FilesystemBackend(Closing):
 
     batch = 2048
 
-    def __init__(self, location: str, *, must_exist: bool, sync: bool = True) -> None:
+    def __init__(
+        self, location: str, *, must_exist: bool, sync: bool = True, index: str | None = None
+    ) -> None:
         """Raises StoreError when the folder is missing (for a source), is none, or is closed to us.
 
-        `sync=False` gives up durability, for targets that may be thrown away.
+        `sync=False` gives up durability, for targets that may be thrown away. `index` is a folder,
+        made when it is missing, in which `stretches` and `tagged` keep what they have read for the
+        next time (see `statcache`); it may be the store itself. Nothing else here relies on that.
         """
+        self._index = Path(index) if index is not None else None
         self._path = Path(location)
         self._root: int | None = None
         self._sync = sync
@@ -170,14 +191,16 @@ class FilesystemBackend(Closing):
     # Looking
 
     def keys(self, scope: Scope = EVERYTHING) -> Iterator[str]:
-        for _, key, kind, _ in self._walk(scope):
-            if kind != _REPORT:
-                yield key
+        for _, prefix, group in self._walk(scope):
+            if isinstance(group, _Entries):
+                for name in group.names:
+                    yield prefix + name
 
-    def snapshot_abreast(
-        self, scope: Scope, normalisation: Normalisation
-    ) -> Iterator[EntryState | Unreadable]:
-        return abreast(self.snapshot(scope, normalisation), self._learnt, self._adopt)
+    def stretches(
+        self, scope: Scope, normalisation: Normalisation, *, aside: bool = False
+    ) -> Iterator[Stretch | Unreadable]:
+        found = self._stretches(scope, normalisation, indexed=True)
+        return abreast(found, self._learnt, self._adopt) if aside else found
 
     def _learnt(self) -> Aside:
         return Aside(ignored=self.ignored, stores=self.stores)
@@ -189,55 +212,95 @@ class FilesystemBackend(Closing):
     def snapshot(
         self, scope: Scope, normalisation: Normalisation
     ) -> Generator[EntryState | Unreadable, None, None]:
-        self._missing = None
-        found: EntryState | Absent | Unreadable
-        for folder, key, kind, name in self._walk(scope):
-            if kind == _LISTED:
-                found = read_state(folder, key, name, normalisation)
-            elif kind == _ENTRY:
-                found = state_read(read_entry(folder, key, name), normalisation)
+        for found in self._stretches(scope, normalisation):
+            if isinstance(found, Stretch):
+                yield from found.entries()
             else:
-                found = Unreadable(key=key, reason=name)
-            if not isinstance(found, Absent):  # removed since the folder was listed
                 yield found
 
-    def _walk(self, scope: Scope) -> Iterator[tuple[int, str, int, str]]:
-        """(folder handle, key, kind, last segment or reason) for every entry, sorted by key.
+    def tagged(
+        self, scope: Scope, normalisation: Normalisation
+    ) -> Iterator[tuple[EntryState, str] | Unreadable]:
+        for found in self._stretches(scope, normalisation, indexed=True, tagged=True):
+            if isinstance(found, Stretch):
+                yield from found.tagged()
+            else:
+                yield found
 
-        The reason is that of a _REPORT, which is an Unreadable. A folder sorts as its name with a
-        slash, which is what makes the keys come out in the order of whole keys.
+    def _stretches(
+        self,
+        scope: Scope,
+        normalisation: Normalisation,
+        *,
+        indexed: bool = False,
+        tagged: bool = False,
+    ) -> Generator[Stretch | Unreadable, None, None]:
+        self._missing = None
+        cache = self._statcache(scope, normalisation, tagged=tagged) if indexed else None
+        reader = StretchReader(normalisation, statted=cache is not None, tagged=tagged)
+        try:
+            for folder, prefix, group in self._walk(scope):
+                if isinstance(group, Unreadable):
+                    yield group
+                    continue
+                found = (
+                    cache.read(reader, folder, prefix, group.names, group.listed)
+                    if cache is not None
+                    else reader.read(folder, prefix, group.names, group.listed, {})
+                )
+                for item in found:
+                    yield item.stretch if isinstance(item, Read) else item
+            if cache is not None:
+                cache.complete()
+        finally:
+            if cache is not None:
+                cache.close()
+
+    def _statcache(
+        self, scope: Scope, normalisation: Normalisation, *, tagged: bool
+    ) -> StatCache | None:
+        # Elsewhere stats may come late, or by another machine's clock.
+        if self._index is None or self._root is None or _filesystem(self._path) not in _LOCAL:
+            return None
+        root = os.fstat(self._root)
+        name = identity(self._path, root, scope, normalisation, tagged=tagged)
+        return StatCache(self._index, root.st_dev, name)
+
+    def _walk(self, scope: Scope) -> Iterator[tuple[int, str, _Entries | Unreadable]]:
+        """(folder handle, prefix, what stands there) for everything, sorted by key.
+
+        A folder sorts as its name with a slash, which is what makes the keys come out in the order
+        of whole keys.
         """
         self.ignored = 0
         if self._root is None:
             return
-        stack: list[tuple[int, str, Iterator[_Item]]] = []
+        stack: list[tuple[int, str, Iterator[_Group]]] = []
         # Opened anew, not duplicated: duplicates share the place in the listing, and two listings
         # at once (the server's threads) would each lose names to the other.
         root = os.open(".", FOLDER, dir_fd=self._root)
         try:
             stack.append((root, "", iter(self._list(root, "", scope))))
             while stack:
-                folder, prefix, items = stack[-1]
-                item = next(items, None)
-                if item is None:
+                folder, prefix, groups = stack[-1]
+                group = next(groups, None)
+                if group is None:
                     os.close(stack.pop()[0])
                     continue
-                sort_name, kind, name, reason = item
-                if kind in (_LISTED, _ENTRY):
-                    yield folder, prefix + name, kind, name
-                elif kind == _REPORT:
-                    yield folder, prefix + sort_name, _REPORT, reason
-                else:
-                    below = self._enter(folder, name, prefix)
-                    if isinstance(below, str):
-                        yield folder, prefix + sort_name, _REPORT, below
-                    elif below is not None:
-                        path = prefix + name + "/"
-                        try:
-                            stack.append((below, path, iter(self._list(below, path, scope))))
-                        except BaseException:
-                            os.close(below)
-                            raise
+                if isinstance(group, _Entries):
+                    yield folder, prefix, group
+                    continue
+                sort_name, kind, name, reason = group
+                below = self._enter(folder, name, prefix) if kind == _DOWN else reason
+                if isinstance(below, str):
+                    yield folder, prefix, Unreadable(key=prefix + sort_name, reason=below)
+                elif below is not None:
+                    path = prefix + name + "/"
+                    try:
+                        stack.append((below, path, iter(self._list(below, path, scope))))
+                    except BaseException:
+                        os.close(below)
+                        raise
         finally:
             for folder, _, _ in stack:
                 os.close(folder)
@@ -261,46 +324,64 @@ class FilesystemBackend(Closing):
             hint="Make it readable, or leave it out with --exclude.",
         )
 
-    def _list(self, folder: int, prefix: str, scope: Scope) -> list[_Item]:
+    def _list(self, folder: int, prefix: str, scope: Scope) -> list[_Group]:
         """What a folder holds that matters, sorted."""
+        try:
+            with os.scandir(folder) as listing:
+                found = list(listing)
+            regular = {one.name for one in found if one.is_file(follow_symlinks=False)}
+            names = [name[: -len(CONTENT)] for name in regular if name.endswith(CONTENT)]
+            # Nothing but entries of two regular files each, as most folders are.
+            if (
+                2 * len(names) == len(found)
+                and all(name + METADATA in regular for name in names)
+                and not scope.narrow
+                and _all_keys(prefix, names)
+            ):
+                names.sort()
+                every = frozenset(names)
+                return [
+                    _Entries(part, every)
+                    for part in (names[i : i + LONGEST] for i in range(0, len(names), LONGEST))
+                ]
+            return self._sorted_out(folder, prefix, scope, found)
+        except OSError as error:
+            raise self._unlistable(prefix.rstrip("/"), error) from None
+
+    def _sorted_out(
+        self, folder: int, prefix: str, scope: Scope, listing: Sequence[os.DirEntry[str]]
+    ) -> list[_Group]:
         contents: set[str] = set()
         sidecars: set[str] = set()
         odd: set[str] = set()
         old: list[str] = []
         items: list[_Item] = []
-        try:
-            with os.scandir(folder) as listing:
-                for found in listing:
-                    name = found.name
-                    if found.is_dir(follow_symlinks=False):
-                        if scope.folder(prefix + name):
-                            items.append(self._folder_item(prefix, name))
-                    elif name.endswith(METADATA) and name != METADATA:
-                        sidecars.add(name[: -len(METADATA)])
-                        if not found.is_file(follow_symlinks=False):
-                            odd.add(name[: -len(METADATA)])
-                    elif name.endswith(CONTENT) and name != CONTENT:
-                        contents.add(name[: -len(CONTENT)])
-                        if not found.is_file(follow_symlinks=False):
-                            odd.add(name[: -len(CONTENT)])
-                    elif name == STORE_MARKER:
-                        store = self._marker(folder)
-                        self.stores |= {store} if store is not None else set()
-                    elif name.startswith(_OURS) and not name.startswith(durable.KEPT_PREFIX):
-                        pass
-                    elif found.is_symlink() and found.is_dir() and scope.folder(prefix + name):
-                        items.append((display_name(name) + "/", _REPORT, name, LINK))
-                    else:
-                        self.ignored += 1
-                        if name.endswith(".json"):
-                            old.append(name.removesuffix(".json"))
-        except OSError as error:
-            raise self._unlistable(prefix.rstrip("/"), error) from None
+        for found in listing:
+            name = found.name
+            if found.is_dir(follow_symlinks=False):
+                if scope.folder(prefix + name):
+                    items.append(self._folder_item(prefix, name))
+            elif name.endswith(METADATA) and name != METADATA:
+                sidecars.add(name[: -len(METADATA)])
+                if not found.is_file(follow_symlinks=False):
+                    odd.add(name[: -len(METADATA)])
+            elif name.endswith(CONTENT) and name != CONTENT:
+                contents.add(name[: -len(CONTENT)])
+                if not found.is_file(follow_symlinks=False):
+                    odd.add(name[: -len(CONTENT)])
+            elif name == STORE_MARKER:
+                store = self._marker(folder)
+                self.stores |= {store} if store is not None else set()
+            elif name.startswith(_OURS) and not name.startswith(durable.KEPT_PREFIX):
+                pass
+            elif found.is_symlink() and found.is_dir() and scope.folder(prefix + name):
+                items.append((display_name(name) + "/", _REPORT, name, LINK))
+            else:
+                self.ignored += 1
+                if name.endswith(".json"):
+                    old.append(name.removesuffix(".json"))
         folders = {name for _, kind, name, _ in items if kind == _DOWN}
-        listed = (contents & sidecars) - odd
-        items.extend(
-            _entry_item(prefix, name, _LISTED if name in listed else _ENTRY) for name in contents
-        )
+        items.extend(_entry_item(prefix, name) for name in contents)
         for name in sidecars - contents:
             sort_name, _, _, reason = _entry_item(prefix, name)
             if not reason and name + CONTENT in folders:
@@ -313,7 +394,7 @@ class FilesystemBackend(Closing):
         if scope.narrow:
             items = [item for item in items if item[1] == _DOWN or scope.entry(prefix + item[0])]
         items.sort()
-        return items
+        return list(_grouped(items, (contents & sidecars) - odd))
 
     @staticmethod
     def _folder_item(prefix: str, name: str) -> _Item:
@@ -488,12 +569,40 @@ _OLD_FORMAT = (
 )
 
 
-def _entry_item(prefix: str, name: str, kind: int = _ENTRY) -> _Item:
+def _grouped(items: Iterable[_Item], listed: set[str]) -> Iterator[_Group]:
+    names: list[str] = []
+    for item in items:
+        if names and (item[1] != _ENTRY or len(names) == LONGEST):
+            yield _Entries(names, listed)
+            names = []
+        if item[1] == _ENTRY:
+            names.append(item[2])
+        else:
+            yield item
+    if names:
+        yield _Entries(names, listed)
+
+
+def _all_keys(prefix: str, names: Sequence[str]) -> bool:
+    """Whether each name surely makes a key behind `prefix`, which is part of one: asked of all at
+    once, as it costs more than all else here to ask for each."""
+    joined = "/" + "/".join(names) + "/"
+    return (
+        joined.isascii()
+        and joined.isprintable()
+        and "\\" not in joined
+        and "/." not in joined
+        and "//" not in joined
+        and len(prefix.encode()) + max(map(len, names), default=0) <= MAX_KEY_BYTES
+    )
+
+
+def _entry_item(prefix: str, name: str) -> _Item:
     try:
         check_key(prefix + name)
     except InvalidKey as error:
         return (_escaped(name + CONTENT), _REPORT, name, f"its name {error}")
-    return (name, kind, name, "")
+    return (name, _ENTRY, name, "")
 
 
 def _escaped(name: str) -> str:
@@ -525,13 +634,16 @@ def _locker(inode: int) -> int | None:
 
 def _seems_to_exchange(path: Path) -> bool:
     """What the kind of filesystem says of exchanging names, without writing anything."""
-    if sys.platform == "darwin":
-        return True
+    return sys.platform == "darwin" or _filesystem(path) in _EXCHANGING
+
+
+def _filesystem(path: Path) -> str:
+    """The kind of filesystem that a path lies on; empty where the system does not tell."""
     place = os.path.realpath(path)
     try:
         mounts = Path("/proc/self/mountinfo").read_text()
     except OSError:
-        return False
+        return ""
     kinds = {"": ""}
     for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
@@ -539,4 +651,4 @@ def _seems_to_exchange(path: Path) -> bool:
         point = left.split()[4].encode().decode("unicode_escape")
         if place == point or place.startswith(point.rstrip("/") + "/"):
             kinds[point] = right.split()[0]
-    return kinds[max(kinds, key=len)] in _EXCHANGING
+    return kinds[max(kinds, key=len)]

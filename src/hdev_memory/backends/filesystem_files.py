@@ -14,9 +14,7 @@ from hdev_memory.backends.base import MAX_ENTRY_BYTES, Unknown
 from hdev_memory.core.digest import (
     Digest,
     NotCanonical,
-    canonical_plain,
     decode_object,
-    decode_plain,
     sha256,
 )
 from hdev_memory.core.entry import (
@@ -26,7 +24,6 @@ from hdev_memory.core.entry import (
     InvalidKey,
     Metadata,
     Normalisation,
-    State,
     Unreadable,
     check_key,
     display_name,
@@ -175,9 +172,10 @@ def read_entry(folder: int, key: str, name: str) -> Entry | Absent | Unreadable:
         return Absent(key=key)
     except (OSError, NotAFile, TooLarge) as error:
         return Unreadable(key=key, reason=why(error, "its content"))
-    wrong = _not_text(key, content)
-    if wrong is not None:
-        return wrong
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return Unreadable(key=key, reason=f"its content is not UTF-8 (byte {error.start})")
     try:
         sidecar = read_file(folder, name + METADATA, MAX_ENTRY_BYTES)
     except FileNotFoundError:
@@ -185,18 +183,6 @@ def read_entry(folder: int, key: str, name: str) -> Entry | Absent | Unreadable:
         return Entry(key=key, content=content, metadata={}, note=note, sidecar=b"")
     except (OSError, NotAFile, TooLarge) as error:
         return Unreadable(key=key, reason=why(error, "its metadata"))
-    return _with_metadata(key, content, sidecar)
-
-
-def _not_text(key: str, content: bytes) -> Unreadable | None:
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        return Unreadable(key=key, reason=f"its content is not UTF-8 (byte {error.start})")
-    return None
-
-
-def _with_metadata(key: str, content: bytes, sidecar: bytes) -> Entry | Unreadable:
     try:
         metadata = decode_object(sidecar.decode())
     except UnicodeDecodeError:
@@ -204,34 +190,6 @@ def _with_metadata(key: str, content: bytes, sidecar: bytes) -> Entry | Unreadab
     except NotCanonical as error:
         return Unreadable(key=key, reason=f"its metadata {error}")
     return Entry(key=key, content=content, metadata=metadata, sidecar=sidecar)
-
-
-def read_state(
-    folder: int, key: str, name: str, normalisation: Normalisation
-) -> EntryState | Absent | Unreadable:
-    """The state of an entry, both of whose files were regular ones when the folder was listed.
-
-    It is what `read_entry` and the normalisation say, found with less: three system calls for a
-    file, no Entry, and no general decoder for plain metadata.
-    """
-    try:
-        content = read_listed(folder, name + CONTENT)
-        sidecar = read_listed(folder, name + METADATA)
-    except (OSError, NotAFile, TooLarge):
-        return state_read(read_entry(folder, key, name), normalisation)
-    wrong = None if content.isascii() else _not_text(key, content)
-    if wrong is not None:
-        return wrong
-    metadata = decode_plain(sidecar)
-    if metadata is None:
-        return state_read(_with_metadata(key, content, sidecar), normalisation)
-    for bookkept in normalisation.bookkeeping:
-        metadata.pop(bookkept, None)
-    content = normalisation.content(content)
-    state = State(
-        content=sha256(content), metadata=sha256(canonical_plain(metadata)), bytes=len(content)
-    )
-    return EntryState(key=key, state=state, metadata=metadata)
 
 
 def state_read(
@@ -286,27 +244,17 @@ def read_file(folder: int, name: str, limit: int) -> bytes:
         os.close(descriptor)
 
 
-_ROOM = 16 * 1024
-"""Bytes that are asked of a file whose size was not looked at."""
-
-
-def read_listed(folder: int, name: str) -> bytes:
-    """As `read_file`, for a name that was a regular file when its folder was listed.
-
-    The file is looked at only where what is read leaves a doubt. A pipe or device that took the
-    name meanwhile can be taken for a file: it would have to hand out less than was asked for.
-    """
-    descriptor = os.open(name, READ, dir_fd=folder)
-    try:
-        content = os.read(descriptor, _ROOM)
-    except OSError:
-        content = b""
-    finally:
-        os.close(descriptor)
-    # Less than was asked for is the end of a regular file; nothing at all may be a pipe.
-    if 0 < len(content) < _ROOM:
-        return content
-    return read_file(folder, name, MAX_ENTRY_BYTES)
+def read_rest(descriptor: int, content: bytes) -> bytes:
+    """The whole of an open file of which `content` was read; as `read_file` otherwise."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise NotAFile
+    if status.st_size > MAX_ENTRY_BYTES:
+        raise TooLarge
+    more = os.read(descriptor, max(0, status.st_size - len(content)) + 1) if content else b""
+    if len(content) + len(more) == status.st_size:
+        return content + more
+    return _read_growing(descriptor, content + more, MAX_ENTRY_BYTES)
 
 
 def _read_growing(descriptor: int, content: bytes, limit: int) -> bytes:

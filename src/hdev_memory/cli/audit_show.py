@@ -11,7 +11,7 @@ import typer
 from hdev_memory.cli import options as flags
 
 if TYPE_CHECKING:
-    from hdev_memory.core.audit import Record
+    from hdev_memory.core.audit import Headmark, Record
     from hdev_memory.plandir import OpenPlan
     from hdev_memory.review.timeline.story import Totals, Wanted
 
@@ -59,14 +59,22 @@ def audit_show(
             hint=f"Give one of {', '.join(get_args(Event))}.",
         ) from None
     with plandir.load(plan) as opened:
-        totals = story.totals(
-            opened.plan.plan_id, plandir.read_audit(opened.folder, opened.plan.plan_id)
-        )
+        taken = 0
+
+        def counted() -> Iterator[tuple[Record, Headmark]]:
+            nonlocal taken
+            for record, head in plandir.read_audit(opened.folder, opened.plan.plan_id):
+                taken += wanted.takes(record)
+                yield record, head
+
+        totals = story.totals(opened.plan.plan_id, counted())
         parts = _rendered(opened, totals, wanted, "json" if json else form, to_file=out is not None)
         if out is not None:
             outfile.write(out, parts, what="The timeline")
         else:
             context.say_parts(parts)
+        if not taken and wanted != story.Wanted():
+            context.note(f"Note: none of the {totals.records} records of the log matches.")
     return 0
 
 

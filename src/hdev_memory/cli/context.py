@@ -26,6 +26,14 @@ def home() -> Path:
     return Path(os.environ.get("HOME") or os.path.expanduser("~"))
 
 
+def cache_folder() -> Path:
+    """The user's folder for what can be made again; it need not exist."""
+    if sys.platform == "darwin":
+        return home() / "Library" / "Caches" / "hdev-memory"
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(given) if os.path.isabs(given) else home() / ".cache") / "hdev-memory"
+
+
 def unwritten(error: OSError) -> HdevError:
     """What to say where stdout takes no more."""
     from hdev_memory.errors import HdevError

@@ -44,11 +44,19 @@ class Version(Line, frozen=True, tag="version"):
 
 
 class Progress(Line, frozen=True, tag="progress"):
-    """So many entries are through a stage; `total` is null where it is not known yet."""
+    """So many entries are through a stage, and so many bytes of their content.
+
+    `total` is null where it is not known; of `source` and `target` it is a guess until the end.
+    `seconds` is how long the stage has taken, `left` how many more it is likely to take, null where
+    nobody can know.
+    """
 
     stage: Literal["source", "target", "compare", "write"]
     done: Count
     total: Count | None
+    bytes: Count
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
+    left: Count | None
 
 
 class Outside(Line, frozen=True, tag="outside"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Callable
     from pathlib import Path
 
-    from hdev_memory.backends.base import Secret
+    from hdev_memory.backends.base import Secret, Where
 
 
 KeysFile = Annotated[
@@ -30,6 +33,14 @@ def memory_server(
             "--port", metavar="N", envvar="PORT", min=0, max=65535, help="0 takes a free port."
         ),
     ] = 8080,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            metavar="PLACE",
+            help="The memory: PATH, sqlite:PATH or postgres://HOST/DATABASE.",
+        ),
+    ] = None,
     storage_path: Annotated[
         str, typer.Option("--storage-path", metavar="PATH", help="The folder; made when missing.")
     ] = "~/.hdev/memory",
@@ -60,6 +71,12 @@ def memory_server(
             "--max-entry-bytes", metavar="N", min=1, help="Larger entries are refused (413)."
         ),
     ] = 1024 * 1024,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers", metavar="N", min=1, max=64, help="Processes; more than 1 on a database."
+        ),
+    ] = 1,
     require_preconditions: Annotated[
         bool,
         typer.Option(
@@ -79,6 +96,36 @@ def memory_server(
             help="debug, info, warning, error or critical.",
         ),
     ] = "warning",
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option("--log-format", metavar="FORM", help="text, or json: an object a line."),
+    ] = "text",
+    max_connections: Annotated[
+        int,
+        typer.Option(
+            "--max-connections", metavar="N", min=1, help="Requests of more are answered with 503."
+        ),
+    ] = 1000,
+    drain: Annotated[
+        float,
+        typer.Option(
+            "--drain",
+            metavar="SECONDS",
+            min=0,
+            max=3600,
+            help="How long to go on when told to end, with /readyz at 503.",
+        ),
+    ] = 0,
+    grace: Annotated[
+        float,
+        typer.Option(
+            "--grace",
+            metavar="SECONDS",
+            min=0,
+            max=3600,
+            help="Then, how long to finish the requests that were taken.",
+        ),
+    ] = 30,
     no_web_ui: Annotated[
         bool, typer.Option("--no-web-ui", help="Accepted; there is no web UI.")
     ] = False,
@@ -98,24 +145,15 @@ def memory_server(
     import contextlib
     import os
     import time
-    import uuid
     from pathlib import Path
 
-    from hdev_memory.backends.base import Backend, Secret
-    from hdev_memory.backends.ephemeral import EphemeralBackend
-    from hdev_memory.backends.filesystem import FilesystemBackend
+    from hdev_memory.backends.base import Secret
     from hdev_memory.cli import context as shared
     from hdev_memory.cli import steps
     from hdev_memory.config import environ_key
-    from hdev_memory.errors import StoreError
-    from hdev_memory.server.app import create_app
-    from hdev_memory.server.audit import AUDIT_FILE, ServerLog
-    from hdev_memory.server.journal import Journal
-    from hdev_memory.server.lease import FENCE_FILE, Fences
-    from hdev_memory.server.limits import Limits
-    from hdev_memory.server.run import listen, run
-    from hdev_memory.server.store import NORMAL, store_identity
+    from hdev_memory.server.logs import configure
 
+    configure(log_level, log_format)
     if s3_bucket and not disable_s3_backup:
         shared.warn("S3 backup is no part of this server; the S3 flags do nothing.")
     full, read_only = steps.from_argv(api_key, read_only_api_key)
@@ -125,75 +163,161 @@ def memory_server(
         read_only = Secret(found.value)
     keys = Path(keys_file).expanduser().absolute()
     log_file = Path(audit_log).expanduser().absolute() if audit_log is not None else None
-    root = Path(storage_path).expanduser().absolute()
+    where = _storage(context, storage, storage_path, backend)
+    stack = context.with_resource(contextlib.ExitStack())
+    counts = _counted_together(stack, workers)
+    # What is imported from here on counts where that folder is, if there is one.
+    from hdev_memory.server import keysfile
+    from hdev_memory.server import storage as storages
+    from hdev_memory.server.app import create_app
+    from hdev_memory.server.audit import AUDIT_FILE
+    from hdev_memory.server.limits import Limits
+    from hdev_memory.server.metrics import Metrics
+    from hdev_memory.server.run import listen, run
+
+    if workers > 1 and not storages.shareable(where):
+        _refuse_workers(where)
     listed = os.path.lexists(keys)
     _check_keys(host, full, read_only, keys, listed=listed, named=keys_file != DEFAULT_KEYS)
-    if backend == "filesystem":
+    if where.kind == "filesystem":
+        root = Path(where.location)
         _refuse_inside(root, keys, "--keys-file")
         if log_file is not None and log_file != root / AUDIT_FILE:
             _refuse_inside(root, log_file, "--audit-log")
-    with contextlib.ExitStack() as stack:
-        log: ServerLog | None = None
-        journal: Journal | None = None
-        if backend == "ephemeral":
-            shown = "this process, gone when it ends"
-            store: Backend = EphemeralBackend()
-            identity = str(uuid.uuid4())
-            fences = Fences()
-        else:
-            shown = storage_path
-            try:
-                root.mkdir(parents=True, exist_ok=True)
-                store = stack.enter_context(FilesystemBackend(str(root), must_exist=True))
-                # Before anything of an earlier server is touched: it may still be running.
-                stack.enter_context(store.hold(f"hdev memory-server, process {os.getpid()}"))
-                identity = store_identity(root)
-                fences = Fences(root / FENCE_FILE)
-                journal = stack.enter_context(contextlib.closing(Journal(root)))
-            except OSError as error:
-                raise StoreError(
-                    "The storage folder cannot be used.",
-                    why=f"{root}: {error.strerror}.",
-                    hint="Give a folder that this user may write to with --storage-path.",
-                ) from None
-            log_file = log_file if log_file is not None else root / AUDIT_FILE
-        if log_file is not None:
-            log = stack.enter_context(ServerLog(log_file, shared.now))
-            if log.torn:
-                shared.warn(f"a torn last line of {log_file} was kept aside as {log.torn}.")
-        if journal is not None:
-            recovered = journal.recover(store, NORMAL, log)
-            for key in recovered.left:
-                shared.warn(f"{key} was changed since a server was cut off in it; left alone.")
-            for name in recovered.kept:
-                shared.warn(f"bytes that nobody planned to replace were kept as {name}.")
-            if not recovered.logged:
-                shared.warn(f"{log_file} is not the audit log of the server that was cut off.")
-        app = create_app(
-            store,
-            store_id=identity,
-            api_key=full,
-            read_only_api_key=read_only,
-            keys_file=keys,
-            limits=Limits(entry_bytes=max_entry_bytes),
-            require_preconditions=require_preconditions,
-            journal=journal,
-            log=log,
-            fences=fences,
-            clock=time.monotonic,
-            now=shared.now,
-        )
-        if app.state.access.readable:
-            shared.warn(f"{keys} can be read by other users; chmod 600 keeps them out.")
-        opened = stack.enter_context(listen(host, port))
-        bound = opened.getsockname()[1]
+    elif where.kind in storages.DATABASES and log_file is not None:
+        _refuse_log()
+    if listed and keysfile.read(keys).readable:
+        shared.warn(f"{keys} can be read by other users; chmod 600 keeps them out.")
+    limits = Limits(entry_bytes=max_entry_bytes, connections=max_connections)
+    opened = stack.enter_context(contextlib.closing(listen(host, port)))
+
+    def serve(answering: Callable[[str], None], life: int | None) -> None:
+        with storages.opened(
+            where, log_file=log_file, clock=time.monotonic, now=shared.now, warn=shared.warn
+        ) as kept:
+            app = create_app(
+                kept.backend,
+                store_id=kept.store_id,
+                api_key=full,
+                read_only_api_key=read_only,
+                keys_file=keys,
+                limits=limits,
+                require_preconditions=require_preconditions,
+                journal=kept.journal,
+                log=kept.log,
+                lock=kept.lock,
+                clock=time.monotonic,
+                now=shared.now,
+                metrics=Metrics(counts),
+            )
+            shown = storage_path if storage is None and where.kind == "filesystem" else kept.shown
+            again = app.state.access.look_again if listed else None
+            ready = partial(answering, shown)
+            run(app, opened, ready, again, drain=drain, grace=grace, life=life)
+
+    def ready(shown: str) -> None:
         name = f"[{host}]" if ":" in host else host
+        place = f"http://{name}:{opened.getsockname()[1]}"
+        print(f"Memory server ready on {place} (storage: {shown})", flush=True)
 
-        def ready() -> None:
-            print(f"Memory server ready on http://{name}:{bound} (storage: {shown})", flush=True)
+    if counts is None:
+        serve(ready, None)
+        return 0
+    return _watched(workers, serve, ready, counts, reload=listed, patience=drain + grace + 10)
 
-        run(app, opened, ready, log_level, app.state.access.look_again if listed else None)
-    return 0
+
+def _counted_together(stack: contextlib.ExitStack, workers: int) -> Path | None:
+    """The folder in which several workers count together, gone with the stack."""
+    import os
+    import tempfile
+    from pathlib import Path
+
+    if workers == 1:
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        return None
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hdev-memory-server-"))
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    return Path(folder)
+
+
+def _watched(
+    workers: int,
+    serve: Callable[[Callable[[str], None], int], None],
+    ready: Callable[[str], None],
+    counts: Path,
+    *,
+    reload: bool,
+    patience: float,
+) -> int:
+    """The exit status of a server of several workers."""
+    from hdev_memory.cli import show_error
+    from hdev_memory.errors import HdevError
+    from hdev_memory.server.metrics import buried
+    from hdev_memory.server.workers import Supervisor
+
+    def work(answering: Callable[[str], None], life: int) -> int:
+        try:
+            serve(answering, life)
+        except HdevError as error:
+            show_error(error)
+            return error.exit_code
+        return 0
+
+    return Supervisor(
+        workers,
+        work,
+        ready=ready,
+        buried=partial(buried, counts),
+        reload=reload,
+        patience=patience,
+    ).run()
+
+
+def _refuse_workers(where: Where) -> None:
+    from hdev_memory.errors import UsageError
+
+    kind = "A folder" if where.kind == "filesystem" else "An ephemeral memory"
+    raise UsageError(
+        "This storage is served by one process.",
+        why=f"{kind} has one writer, which knows of every write.",
+        hint="Give --storage sqlite:PATH or postgres://HOST/DATABASE, or leave --workers out.",
+    )
+
+
+def _storage(context: typer.Context, storage: str | None, storage_path: str, backend: str) -> Where:
+    """Where the memory is, as the flags say it. Raises UsageError where they contradict."""
+    import os
+    from pathlib import Path
+
+    from hdev_memory.cli import context as shared
+    from hdev_memory.config import storage_of
+    from hdev_memory.errors import UsageError
+
+    if storage is None:
+        storage = f"filesystem:{storage_path}" if backend == "filesystem" else backend
+    else:
+        for name in ("storage_path", "backend"):
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                raise UsageError(
+                    "The storage of the server is not clear.",
+                    why=f"Both --storage and --{name.replace('_', '-')} were given.",
+                    hint="Give --storage alone.",
+                )
+    where, warnings = storage_of(storage, os.environ, Path.cwd(), shared.home())
+    for warning in warnings:
+        shared.warn(warning)
+    return where
+
+
+def _refuse_log() -> None:
+    from hdev_memory.errors import UsageError
+
+    raise UsageError(
+        "--audit-log says nothing for a database.",
+        why="A database keeps the log beside the entries, so that both take effect together.",
+        hint="Leave it out; GET /api/audit and `hdev audit compare` read the log.",
+    )
 
 
 def _none_given(context: typer.Context) -> int:

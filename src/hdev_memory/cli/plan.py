@@ -55,7 +55,10 @@ def plan(
     ] = False,
     no_cache: Annotated[
         bool,
-        typer.Option("--no-cache", help="Accepted; there is no cache yet: everything is read."),
+        typer.Option(
+            "--no-cache",
+            help="Read every file; else not those of a folder whose stats are as at the last plan.",
+        ),
     ] = False,
     policy: flags.Policy = None,
     principal: flags.Author = None,
@@ -106,7 +109,8 @@ def plan(
             steps.author(settings, principal),
             policing.for_planning(settings, policy, resolved.target.endpoint),
         )
-        ends = stack.enter_context(steps.opened_ends(resolved.source, resolved.target))
+        index = None if no_cache else context.cache_folder()
+        ends = stack.enter_context(steps.opened_ends(resolved.source, resolved.target, index=index))
         review = steps.Reviewer(ends, content=not no_content)
         opened = stack.enter_context(
             steps.make_plan(resolved, ends, wish, out, Path("plans"), review=review, lines=lines)

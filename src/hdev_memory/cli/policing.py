@@ -135,7 +135,7 @@ def claimed(opened: plandir.OpenPlan, settings: Settings) -> Endpoint:
     """Where a plan says that its target is; the home folder is that of who asks."""
     end = opened.plan.head.target
     location = end.location
-    if end.kind == "filesystem" and (location == "~" or location.startswith("~/")):
+    if end.kind in ("filesystem", "sqlite") and (location == "~" or location.startswith("~/")):
         location = f"{settings.home}{location[1:]}"
     return Endpoint(kind=end.kind, location=location, store=end.store)
 

@@ -18,7 +18,9 @@ def keys_add(
     role: Annotated[
         list[str],
         typer.Option(
-            "--role", metavar="ROLE", help="read, write (which may read) or audit; repeatable."
+            "--role",
+            metavar="ROLE",
+            help="read, write (which may read), audit or metrics; repeatable.",
         ),
     ],
     expires: Annotated[

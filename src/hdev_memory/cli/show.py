@@ -106,16 +106,18 @@ def show(
                 opened, heading, looked, limit=None if full else 200, only=only, key=key
             )
 
-        heading = steps.heading(opened, context.settings())
         if form == "json":
+            # Its document holds nothing of the log and the approvals: they are not read for it.
             parts = json.render(opened, json.Filter(only, key, stat))
-        elif form == "html":
-            parts = iter([_html(described())])
-        elif form == "markdown":
-            parts = _markdown(described(), max_bytes)
         else:
-            colour = out is None and context.colour(sys.stdout)
-            parts = _terminal(heading, described, colour, max_bytes)
+            heading = steps.heading(opened, context.settings())
+            if form == "html":
+                parts = iter([_html(described())])
+            elif form == "markdown":
+                parts = _markdown(described(), max_bytes)
+            else:
+                colour = out is None and context.colour(sys.stdout)
+                parts = _terminal(heading, described, colour, max_bytes)
         if out is not None:
             outfile.write(out, parts, what="The review")
         else:

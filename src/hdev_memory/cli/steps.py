@@ -162,11 +162,14 @@ def one_end(
 
 
 @contextlib.contextmanager
-def opened_ends(source: ResolvedEnd, target: ResolvedEnd) -> Iterator[tuple[Backend, Backend]]:
-    """Both ends, open; the source must exist."""
+def opened_ends(
+    source: ResolvedEnd, target: ResolvedEnd, *, index: Path | None = None
+) -> Iterator[tuple[Backend, Backend]]:
+    """Both ends, open; the source must exist. `index` as in Where, for planning alone."""
+    kept = str(index) if index is not None else None
     with (
-        open_backend(source.where, must_exist=True) as ours,
-        open_backend(target.where, must_exist=False) as theirs,
+        open_backend(replace(source.where, index=kept), must_exist=True) as ours,
+        open_backend(replace(target.where, index=kept), must_exist=False) as theirs,
     ):
         yield ours, theirs
 
@@ -605,13 +608,18 @@ def ends_of(
 
 def _planned(settings: Settings, end: End, flags: EndFlags) -> EndFlags:
     if flags.path is not None or flags.url is not None or flags.endpoint is not None:
+        # A path alone is the place of what was planned with, whether a folder or a database.
+        if flags.kind is None and flags.endpoint is None and end.kind == "sqlite":
+            return replace(flags, kind="sqlite")
         return flags
     if end.label in settings.environments:
         return EndFlags(endpoint=end.label, api_key=flags.api_key)
     if end.kind == "filesystem":
         return EndFlags(kind="filesystem", path=end.location, api_key=flags.api_key)
-    if end.kind == "http":
-        return EndFlags(kind="http", url=end.location, api_key=flags.api_key)
+    if end.kind == "sqlite":
+        return EndFlags(kind="sqlite", path=end.location, api_key=flags.api_key)
+    if end.kind in ("http", "postgres"):
+        return EndFlags(kind=end.kind, url=end.location, api_key=flags.api_key)
     raise PlanError("An end of this plan lived in another process and is gone.")
 
 

@@ -21,8 +21,11 @@ from hdev_memory.core.entry import (
     Value,
     metadata_digest,
 )
+from hdev_memory.core.stretch import Stretch
 
 Observed = EntryState | Unreadable
+Seen = Observed | Stretch
+"""What a snapshot consists of; only readers that know stretches hand them out."""
 
 TOO_LARGE = "Content too large for target backend"
 
@@ -92,6 +95,12 @@ class Unchanged(Value, frozen=True):
     state: State
 
 
+class UnchangedStretch(Value, frozen=True):
+    """Both ends hold the same, for all entries of a stretch."""
+
+    stretch: Stretch
+
+
 class TargetOnly(Value, frozen=True):
     """Only the target holds it, and deleting is off; `readable` is False where it is damaged."""
 
@@ -99,7 +108,7 @@ class TargetOnly(Value, frozen=True):
     readable: bool = True
 
 
-Outcome = AnyAction | Unchanged | TargetOnly
+Outcome = AnyAction | Unchanged | UnchangedStretch | TargetOnly
 
 
 class Rules(Value, frozen=True):
@@ -167,20 +176,30 @@ _EMPTY_METADATA = metadata_digest({})
 
 
 def diff(
-    source: Iterable[Observed],
-    target: Iterable[Observed],
+    source: Iterable[Seen],
+    target: Iterable[Seen],
     rules: Rules,
     obstacle: Callable[[str], str | None] = lambda key: None,
 ) -> Iterator[Outcome]:
     """One outcome for each key that either end holds, sorted by key, with flat memory.
 
-    Both snapshots come sorted by key. `obstacle` asks the target what stands in the way of a new
-    entry of this key now; it is asked for creates only.
+    Both snapshots come sorted by key; stretches that are alike have one outcome together.
+    `obstacle` asks the target what stands in the way of a new entry of this key now; it is asked
+    for creates only.
     """
     live: list[str] = []  # keys that will stand in the target and are string prefixes of this one
+    passed: Stretch | None = None
     for key, ours, theirs in _join(source, target):
         while live and not key.startswith(live[-1]):
             live.pop()
+        if passed is not None:
+            live.extend(passed.prefixes_of(key))
+            passed = None
+        if isinstance(ours, Stretch):
+            passed = ours
+            yield UnchangedStretch(stretch=ours)
+            continue
+        assert not isinstance(theirs, Stretch)
         outcome = _decide(key, ours, theirs, rules)
         if isinstance(outcome, Create):
             reason = (
@@ -196,30 +215,61 @@ def diff(
 
 
 def _join(
-    source: Iterable[Observed], target: Iterable[Observed]
-) -> Iterator[tuple[str, Observed | None, Observed | None]]:
-    left, right = _ascending(source, "source"), _ascending(target, "target")
-    ours, theirs = next(left, None), next(right, None)
-    while ours is not None or theirs is not None:
-        if theirs is None or (ours is not None and ours.key < theirs.key):
-            assert ours is not None
-            yield ours.key, ours, None
-            ours = next(left, None)
-        elif ours is None or theirs.key < ours.key:
-            yield theirs.key, None, theirs
-            theirs = next(right, None)
+    source: Iterable[Seen], target: Iterable[Seen]
+) -> Iterator[tuple[str, Seen | None, Seen | None]]:
+    """(key, ours, theirs); both are a stretch where two are alike, and else neither is one."""
+    left, right = _Side(source, "source"), _Side(target, "target")
+    while left.head is not None or right.head is not None:
+        ours, theirs = left.head, right.head
+        if isinstance(ours, Stretch) and isinstance(theirs, Stretch) and ours.lines == theirs.lines:
+            yield ours.first, ours, theirs
+            left.advance()
+            right.advance()
+        elif theirs is None or (ours is not None and left.key < right.key):
+            yield left.key, left.single(), None
+            left.advance()
+        elif ours is None or right.key < left.key:
+            yield right.key, None, right.single()
+            right.advance()
         else:
-            yield ours.key, ours, theirs
-            ours, theirs = next(left, None), next(right, None)
+            yield left.key, left.single(), right.single()
+            left.advance()
+            right.advance()
 
 
-def _ascending(snapshot: Iterable[Observed], side: str) -> Iterator[Observed]:
-    last: str | None = None
-    for item in snapshot:
-        if last is not None and item.key <= last:
-            raise AssertionError(f"the {side} snapshot is not sorted by key")
-        last = item.key
-        yield item
+class _Side:
+    """One snapshot: what comes next in it, and its key.
+
+    A stretch stays one until its first entry is asked for by itself.
+    """
+
+    def __init__(self, snapshot: Iterable[Seen], side: str) -> None:
+        self._items = iter(snapshot)
+        self._opened: Iterator[EntryState] = iter(())
+        self._side = side
+        self.key = self._last = ""
+        self.head: Seen | None = None
+        self.advance()
+
+    def advance(self) -> None:
+        opened = next(self._opened, None)
+        if opened is not None:
+            self.head, self.key = opened, opened.key
+            return
+        self.head = item = next(self._items, None)
+        if item is None:
+            return
+        first, last = (item.first, item.last) if isinstance(item, Stretch) else (item.key, item.key)
+        if first <= self._last:
+            raise AssertionError(f"the {self._side} snapshot is not sorted by key")
+        self.key, self._last = first, last
+
+    def single(self) -> Observed | None:
+        """The entry that comes next, by itself."""
+        if isinstance(self.head, Stretch):
+            self._opened = self.head.entries()
+            self.head = next(self._opened)
+        return self.head
 
 
 def _beside(key: str, live: list[str], capabilities: Capabilities) -> str | None:

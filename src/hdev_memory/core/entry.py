@@ -171,12 +171,15 @@ def metadata_digest(metadata: Metadata) -> str:
     return sha256(canonical_json(metadata))
 
 
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=True).encode
+
+
 def tag_of(content: bytes, metadata: Metadata) -> str:
     """64 hex digits that name everything an entry holds, bookkeeping included.
 
     Two entries with one tag are read alike byte for byte; our server's ETag is this in quotes.
     """
-    text = json.dumps(metadata, sort_keys=True, ensure_ascii=True).encode()
+    text = _encode(metadata).encode()
     return hashlib.sha256(hashlib.sha256(content).digest() + text).hexdigest()
 
 

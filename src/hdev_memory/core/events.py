@@ -9,22 +9,33 @@ from hdev_memory.core.entry import Value
 
 
 class Looked(Value, frozen=True):
-    """So many entries and bytes of one end have been seen by a snapshot so far."""
+    """So many entries and bytes of content of one end have been seen by a snapshot so far.
+
+    `expected` is how many entries it is likely to come to, None where nobody knows. With `ended`
+    the snapshot is complete, and the numbers are those of the whole end.
+    """
 
     side: Literal["source", "target"]
     entries: int
     bytes: int
+    expected: int | None = None
+    ended: bool = False
 
 
 class Checked(Value, frozen=True):
-    """So many of the plan's actions have been compared with both ends so far."""
+    """So many of the plan's actions have been compared with the ends so far; `bytes` of content
+    were read for it."""
 
     done: int
     total: int
+    bytes: int
 
 
 class Wrote(Value, frozen=True):
-    """So many of the plan's actions have an outcome so far; `bytes` of content were written."""
+    """So many of the plan's actions have an outcome so far; `bytes` of content were written.
+
+    The first one of a run tells what earlier runs have done.
+    """
 
     done: int
     total: int

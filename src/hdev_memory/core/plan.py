@@ -35,6 +35,7 @@ from hdev_memory.core.entry import (
     check_key,
 )
 from hdev_memory.core.rules import Level, Policy, Principal
+from hdev_memory.core.stretch import Stretch, state_line
 from hdev_memory.errors import PlanError
 
 FORMAT = "hdev-plan/1"
@@ -276,7 +277,11 @@ class UnchangedDigest:
 
     def add(self, key: str, state: State) -> None:
         self.count += 1
-        self._digest.update(_encode([key, state]) + b"\n")
+        self._digest.update(state_line(key, state))
+
+    def add_stretch(self, stretch: Stretch) -> None:
+        self.count += stretch.count
+        self._digest.update(stretch.lines)
 
     def result(self) -> UnchangedSet:
         return UnchangedSet(count=self.count, digest=self._digest.hexdigest())

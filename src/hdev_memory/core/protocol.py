@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -206,14 +205,6 @@ class Lines:
     def _append(self, value: Value) -> None:
         self._encode_into(value, self._waiting, -1)
         self._waiting += b"\n"
-
-
-def whole(head: Value, lines: Iterable[Value]) -> bytes:
-    """A body that was made at once, with its end."""
-    made = Lines(head)
-    for line in lines:
-        made.add(line)
-    return made.end()
 
 
 def _line(value: Any) -> bytes:

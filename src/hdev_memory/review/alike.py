@@ -57,6 +57,8 @@ def alike(names: Iterable[str], others: Iterable[str]) -> dict[str, tuple[str, .
                 add(name, one)
             if len(group) < TWINS and name not in group:
                 group.append(name)
+    if not groups:
+        return {}  # the others are not even asked for, which may be a whole store
     for other in others:
         for skeleton in skeletons(other):
             for one in groups.get(skeleton, ()):

@@ -43,7 +43,12 @@ class Client:
             return
         if self.roles == {"read"} and role == "write":
             raise HTTPException(403, "This API key may only read")
-        doing = {"read": "read", "write": "write", "audit": "read the audit log"}[role]
+        doing = {
+            "read": "read",
+            "write": "write",
+            "audit": "read the audit log",
+            "metrics": "read the metrics",
+        }[role]
         raise HTTPException(403, f"This API key may not {doing}")
 
 
@@ -77,8 +82,11 @@ class Access:
         file: Path | None,
         clock: Callable[[], float],
         now: Callable[[], datetime],
+        wrong_key: Callable[[], None] = lambda: None,
     ) -> None:
-        """Raises ConfigError where the file is there and cannot be used."""
+        """`wrong_key` is called for each. Raises ConfigError where the file is there and cannot be
+        used.
+        """
         self._fixed: list[_Held] = []
         if api_key is not None:
             owner = Client("default", frozenset(ROLES))
@@ -89,11 +97,11 @@ class Access:
         self._file = file
         self._clock = clock
         self._now = now
+        self._wrong_key = wrong_key
         self._attempts = Attempts(clock)
         self._listed: list[_Held] = []
         self._mark: tuple[int, ...] | None = None
         self._looked: float | None = clock()
-        self.readable = False
         try:
             there = file is not None and keysfile.mark_of(file) is not None
         except OSError:
@@ -125,6 +133,7 @@ class Access:
             headers = {"Retry-After": str(wait)}
             raise HTTPException(TOO_MANY, "Too many wrong API keys came from this address", headers)
         if not matches:
+            self._wrong_key()
             if self._attempts.failed(address):
                 log.warning("too many wrong API keys from %s: no new ones are looked at", address)
             raise HTTPException(401, "Invalid API key", {"WWW-Authenticate": "Bearer"})
@@ -174,4 +183,3 @@ class Access:
             if key.revoked is None
         ]
         self._mark = found.mark
-        self.readable = found.readable

@@ -7,8 +7,9 @@ import contextlib
 import json
 import logging
 import re
+import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from hdev_memory import __version__
 from hdev_memory.backends.base import Backend, Put, Secret
@@ -33,10 +35,10 @@ from hdev_memory.core.entry import (
     display_name,
 )
 from hdev_memory.core.protocol import NDJSON, PATH, PROTOCOL
-from hdev_memory.errors import HdevError
+from hdev_memory.errors import BackendError, HdevError
 from hdev_memory.server import protocol
 from hdev_memory.server.access import Access, Client
-from hdev_memory.server.audit import MAX_PAGE_RECORDS, Author, ServerLog
+from hdev_memory.server.audit import MAX_PAGE_RECORDS, Author, WriteLog
 from hdev_memory.server.conditions import (
     Conditions,
     Malformed,
@@ -45,6 +47,7 @@ from hdev_memory.server.conditions import (
     etag_of,
     parse,
 )
+from hdev_memory.server.deadlines import Connections
 from hdev_memory.server.journal import Journal
 from hdev_memory.server.keysfile import Role
 from hdev_memory.server.lease import (
@@ -54,9 +57,13 @@ from hdev_memory.server.lease import (
     Held,
     Lease,
     LeaseLock,
+    Lock,
     Superseded,
 )
 from hdev_memory.server.limits import DEFAULT, Limits
+from hdev_memory.server.metrics import Metrics
+from hdev_memory.server.observe import Observed
+from hdev_memory.server.operating import Operating, Readiness
 from hdev_memory.server.protocol import Wanted
 from hdev_memory.server.store import Refused, Store, listing, search, tree
 
@@ -64,13 +71,13 @@ OPENAPI = Path(__file__).with_name("openapi.json")
 MAX_LOCK_BODY = 4096
 MAX_HOLDER = 200
 TOO_LARGE = 413
+UNPROCESSABLE = 422
 PRECONDITION_REQUIRED = 428
 
 _ZERO = re.compile(r"[ \t]*[qQ]=0(\.0{0,3})?[ \t]*")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _PLAN = re.compile("sha256:[0-9a-f]{64}")
 _RUN = re.compile("[0-9A-Za-z._-]{1,64}")
-_REQUEST_ID = re.compile("[!-~]{1,128}")
 
 log = logging.getLogger("hdev_memory.server")
 
@@ -90,6 +97,10 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _new_id() -> str:
+    return secrets.token_hex(16)
+
+
 def create_app(
     backend: Backend,
     *,
@@ -100,32 +111,43 @@ def create_app(
     limits: Limits = DEFAULT,
     require_preconditions: bool = False,
     journal: Journal | None = None,
-    log: ServerLog | None = None,
-    fences: Fences | None = None,
+    log: WriteLog | None = None,
+    lock: Lock | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = _now,
+    metrics: Metrics | None = None,
+    new_id: Callable[[], str] = _new_id,
 ) -> Starlette:
     """The server as an ASGI app; without any key every request is allowed.
 
     `clock` gives seconds for the ends of leases, and for looking at the keys file again; `now` is
     the time that keys expire by. Without a journal a kill may leave an entry half written; without
-    a log nobody can tell later who wrote what; without a file behind `fences` they begin anew with
-    each app. `state.access` of the app is who may do what. Raises ConfigError for a keys file that
-    cannot be used.
+    a log nobody can tell later who wrote what; without a `lock` its fences begin anew with each
+    app. `new_id` makes an id for a request that brings none. `state.access` of the app is
+    who may do what; `state.readiness` and `state.connections` are what `run` tells of. Raises
+    ConfigError for a keys file that cannot be used.
     """
-    access = Access(api_key, read_only_api_key, keys_file, clock, now)
-    lock = LeaseLock(clock, fences if fences is not None else Fences())
+    metrics = metrics if metrics is not None else Metrics()
+    access = Access(api_key, read_only_api_key, keys_file, clock, now, metrics.wrong_key)
+    lock = lock if lock is not None else LeaseLock(clock, Fences())
+    store = Store(backend, lock, journal, log, metrics)
+    readiness = Readiness(store, limits.ready_seconds)
     server = _Server(
-        Store(backend, lock, journal, log),
+        store,
         store_id,
         access,
         limits,
         require_preconditions=require_preconditions,
         now=now,
     )
-    app = Starlette(
+    operating = Operating(readiness, metrics)
+    app = _App(
         routes=[
             _route("/openapi.json", GET=server.openapi),
+            _route("/docs", GET=server.docs),
+            _route("/healthz", GET=operating.alive),
+            _route("/readyz", GET=operating.ready),
+            _route("/metrics", GET=server.guarded(operating.metrics, "metrics")),
             _route("/api/health", GET=server.health),
             _route("/api/memory/tree", GET=server.guarded(server.tree)),
             _route("/api/memory/search", GET=server.guarded(server.search)),
@@ -156,10 +178,24 @@ def create_app(
             PreconditionFailed: _precondition,
             Superseded: _superseded,
             ClientDisconnect: _gone,
+            Exception: _unexpected,
         },
     )
     app.state.access = access
+    app.state.readiness = readiness
+    app.state.metrics = metrics
+    app.state.new_id = new_id
+    app.state.connections = Connections(metrics, limits)
     return app
+
+
+class _App(Starlette):
+    """Starlette, observed from outside of all that it does itself."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        state = self.state
+        inner = super().build_middleware_stack()
+        return Observed(inner, state.metrics, state.connections, state.new_id)
 
 
 def _route(path: str, **handlers: Handler) -> Route:
@@ -179,7 +215,13 @@ async def _detail(request: Request, error: Exception) -> Response:
 
 async def _broken(request: Request, error: Exception) -> Response:
     log.error("%s", error)
+    if isinstance(error, BackendError):  # out of reach, and perhaps back in a moment
+        return answer({"detail": "The storage is out of reach"}, 503, {"Retry-After": "1"})
     return answer({"detail": "The store cannot be read"}, 500)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return answer({"detail": "The server failed"}, 500)  # and the error goes on, into the log
 
 
 async def _precondition(request: Request, error: Exception) -> Response:
@@ -242,6 +284,13 @@ class _Server:
 
     async def openapi(self, request: Request) -> Response:
         return Response(self._openapi, media_type="application/json")
+
+    async def docs(self, request: Request) -> Response:
+        from hdev_memory.server import docs  # jinja2, which nothing else here needs
+
+        page, policy = docs.page(self._openapi)
+        headers = {"Content-Security-Policy": policy}
+        return Response(page, headers=headers, media_type="text/html")
 
     async def health(self, request: Request) -> Response:
         backend = self._store.backend
@@ -408,9 +457,11 @@ class _Server:
         return Response(page, media_type="application/json")
 
     async def lock(self, request: Request) -> Response:
-        lease = self._store.lock.status()
+        lock = self._store.lock
+        lease = await run_in_threadpool(lock.status)
         if lease is None:
-            return answer({"held": False, "fence": self._store.lock.fence})
+            fence = await run_in_threadpool(lambda: lock.fence)
+            return answer({"held": False, "fence": fence})
         return answer({"held": True, **_shown_lease(lease)})
 
     async def take_lock(self, request: Request) -> Response:
@@ -481,8 +532,7 @@ class _Server:
                 wanted.changes, wanted.normalisation, fence=fence, author=author
             )
             made = await asyncio.wrap_future(call)
-        content = await run_in_threadpool(protocol.receipts, wanted, made)
-        return await _streamed(request, iter([content]))
+        return await _streamed(request, protocol.receipts(wanted, made))
 
     @contextlib.asynccontextmanager
     async def _raw(self, request: Request, limit: int, what: str) -> AsyncIterator[bytes]:
@@ -567,11 +617,7 @@ def _fence(request: Request) -> int | None:
 
 
 def _author(request: Request) -> Author:
-    """Who writes, and what they say that it belongs to. Raises HTTPException 400.
-
-    The id of a request comes from clients and proxies that know nothing of us: one that is of no
-    use here is left out.
-    """
+    """Who writes, and what they say that it belongs to. Raises HTTPException 400."""
     client: Client = request.state.client
     headers = request.headers
     plan, run = headers.get("hdev-plan", ""), headers.get("hdev-run", "")
@@ -579,13 +625,12 @@ def _author(request: Request) -> Author:
         raise HTTPException(400, "Hdev-Plan is no plan id")
     if run and not _RUN.fullmatch(run):
         raise HTTPException(400, "Hdev-Run is no name of a run")
-    request_id = headers.get("x-request-id", "")
     return Author(
         by=client.name,
         role="write",
         plan=plan,
         run=run,
-        request=request_id if _REQUEST_ID.fullmatch(request_id) else "",
+        request=request.state.request_id,
     )
 
 
@@ -594,6 +639,8 @@ def _fitting(call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
     try:
         return call(*args, **named)
     except protocol.Unfit as error:
+        if error.status == UNPROCESSABLE:
+            raise _unprocessable("value_error", ["body"], str(error)) from None
         raise HTTPException(error.status, str(error)) from None
 
 
@@ -608,13 +655,15 @@ def _zipped_body(request: Request) -> bool:
             raise HTTPException(415, "A body is gzip or as it is", {"Accept-Encoding": "gzip"})
 
 
-async def _streamed(request: Request, pieces: Iterator[bytes]) -> Response:
+async def _streamed(request: Request, pieces: Generator[bytes, None, None]) -> Response:
     """An answer whose pieces are made in a thread, each when the one before was taken.
 
     What goes wrong before the first one is an error as everywhere; later the answer ends without
     its end.
     """
     headers = {"Vary": "Accept-Encoding"}
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=NDJSON)
     if _takes_gzip(request):
         headers["Content-Encoding"] = "gzip"
         pieces = protocol.zipped(pieces)
@@ -629,9 +678,7 @@ async def _streamed(request: Request, pieces: Iterator[bytes]) -> Response:
         except (HdevError, OSError) as error:
             log.error("an answer was cut: %s", error)
         finally:
-            closing = getattr(pieces, "close", None)
-            if closing is not None:
-                closing()
+            pieces.close()
 
     return StreamingResponse(sent(), headers=headers, media_type=NDJSON)
 
@@ -687,7 +734,7 @@ def _missing(place: str, name: str) -> HTTPException:
 
 
 def _unprocessable(kind: str, place: list[str], text: str) -> HTTPException:
-    return HTTPException(422, [{"type": kind, "loc": place, "msg": text}])  # type: ignore[arg-type]
+    return HTTPException(UNPROCESSABLE, [{"type": kind, "loc": place, "msg": text}])  # type: ignore[arg-type]
 
 
 def _tree_answer(prefix: str, items: dict[str, Any], error: str | None) -> dict[str, Any]:

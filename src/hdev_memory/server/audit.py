@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Any, Literal, Protocol, assert_never
 
 import msgspec
 
@@ -23,10 +23,11 @@ from hdev_memory.backends.base import (
     Removed,
     Stored,
 )
+from hdev_memory.backends.sql import SqlBackend
 from hdev_memory.core import audit
 from hdev_memory.core.audit import Headmark, Write
 from hdev_memory.core.entry import State, Value
-from hdev_memory.errors import LockedError
+from hdev_memory.errors import AuditError, LockedError
 
 AUDIT_FILE = ".hdev-audit.jsonl"
 """Where the log is unless told otherwise: a file in the root of a served store, never an entry."""
@@ -56,6 +57,94 @@ class Author(Value, frozen=True, omit_defaults=True):
 
 UNKNOWN = Author(by="unknown", role="unknown")
 """The author of a write that a server of before the log was cut off in."""
+
+
+class WriteLog(Protocol):
+    """The log of what the clients of a server have written, wherever it is kept."""
+
+    @property
+    def head(self) -> Headmark: ...
+
+    @property
+    def broken(self) -> bool:
+        """Whether nothing more can be recorded by this process."""
+        ...
+
+    def record(
+        self,
+        changes: Sequence[Change],
+        receipts: Sequence[Receipt],
+        authors: Mapping[str, Author],
+    ) -> None:
+        """Record what became of a batch; nothing of the changes that were not made.
+
+        Raises HdevError, and then nobody may be told that they were made.
+        """
+        ...
+
+    def page(self, after: int, limit: int) -> bytes:
+        """JSON with at most `limit` records behind `after`, as their lines are, and the head.
+
+        Raises OSError or HdevError.
+        """
+        ...
+
+
+class DatabaseLog:
+    """The same in a table beside the entries: a batch and its records take effect together.
+
+    Servers that share the database share the log; each appends behind what the others have.
+    """
+
+    broken = False
+
+    def __init__(self, backend: SqlBackend[Any], now: Callable[[], datetime]) -> None:
+        """Check the whole chain. Raises AuditError, or HdevError when the database is away."""
+        self._backend = backend
+        self._now = now
+        self._check()
+
+    def _check(self) -> None:
+        told = self._backend.log_head()
+        found = audit.EMPTY
+        for _, head in audit.chained(self._backend.log_lines(), Write):
+            found = head
+            if head.seq == told.seq and head != told:
+                break
+        if found.seq < told.seq or (found.seq == told.seq and found != told):
+            raise AuditError(
+                "Records were cut off the end of the audit log.",
+                why=f"The database says that it ends at {told}; it ends at {found}.",
+                hint="Keep the database as it is, and compare it with a backup.",
+            )
+
+    @property
+    def head(self) -> Headmark:
+        return self._backend.log_head()
+
+    def record(
+        self,
+        changes: Sequence[Change],
+        receipts: Sequence[Receipt],
+        authors: Mapping[str, Author],
+    ) -> None:
+        """As of any log; in the transaction of the batch."""
+        records = _records(_made(changes, receipts), authors, self._now())
+        if not records:
+            return
+
+        def linked(head: Headmark) -> tuple[list[tuple[int, bytes]], Headmark]:
+            lines = []
+            for record in records:
+                line, head = audit.link(record, head)
+                lines.append((head.seq, line[:-1]))
+            return lines, head
+
+        self._backend.log_append(linked)
+
+    def page(self, after: int, limit: int) -> bytes:
+        """As of any log. Raises HdevError."""
+        return _paged(*self._backend.log_page(after, limit, MAX_PAGE_BYTES))
 
 
 class ServerLog(AuditLog[Write]):
@@ -91,20 +180,7 @@ class ServerLog(AuditLog[Write]):
 
         Raises StoreError, and then nobody may be told that they were made.
         """
-        told: list[tuple[Change, Status, State | None]] = []
-        for change, receipt in zip(changes, receipts, strict=True):
-            match receipt:
-                case Stored(state=state):
-                    told.append((change, "done", state))
-                case Removed():
-                    told.append((change, "done", None))
-                case Failed(intact=False):
-                    told.append((change, "unknown", _wanted(change)))
-                case Failed() | Drifted():
-                    pass
-                case _:
-                    assert_never(receipt)
-        self._add(told, authors)
+        self._add(_made(changes, receipts), authors)
 
     def recovered(
         self,
@@ -121,7 +197,7 @@ class ServerLog(AuditLog[Write]):
         known = head is None or self._leads_to(head)
         after = head.seq if head is not None and known else self.head.seq
         there = {record.key for record in self._records(after)}
-        told: list[tuple[Change, Status, State | None]] = []
+        told: list[Told] = []
         for change, receipt in zip(changes, receipts, strict=True):
             if change.key in there:
                 continue
@@ -137,30 +213,8 @@ class ServerLog(AuditLog[Write]):
         self._add(told, authors)
         return known
 
-    def _add(
-        self, told: Sequence[tuple[Change, Status, State | None]], authors: Mapping[str, Author]
-    ) -> None:
-        time = self._now().strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-        records = []
-        for change, status, after in told:
-            author = authors.get(change.key, UNKNOWN)
-            records.append(
-                Write(
-                    seq=1,
-                    prev=audit.GENESIS,
-                    time=time,
-                    by=author.by,
-                    role=author.role,
-                    key=change.key,
-                    status=status,
-                    before=change.before,
-                    after=after,
-                    plan=author.plan,
-                    run=author.run,
-                    request=author.request,
-                )
-            )
-        self.append(records)
+    def _add(self, told: Sequence[Told], authors: Mapping[str, Author]) -> None:
+        self.append(_records(told, authors, self._now()))
         self._told = self.head, self._end
 
     def _leads_to(self, head: Headmark) -> bool:
@@ -185,7 +239,7 @@ class ServerLog(AuditLog[Write]):
             size += len(line)
             if len(lines) >= limit or size >= MAX_PAGE_BYTES:
                 break
-        return b'{"records":[%b],"head":"%b"}' % (b",".join(lines), str(head).encode())
+        return _paged(lines, head)
 
     def _lines(self, after: int, head: Headmark, end: int) -> Iterator[bytes]:
         """The lines, each without its LF, of the records behind `after`, up to `head`."""
@@ -202,6 +256,56 @@ class ServerLog(AuditLog[Write]):
             *lines, rest = (rest + piece).split(b"\n")
             yield from lines[skip:]
             skip = max(0, skip - len(lines))
+
+
+Told = tuple[Change, Status, State | None]
+"""A change, what came of it, and what stands there then."""
+
+
+def _made(changes: Sequence[Change], receipts: Sequence[Receipt]) -> list[Told]:
+    """What is to be recorded of a batch: nothing of the changes that were not made."""
+    told: list[Told] = []
+    for change, receipt in zip(changes, receipts, strict=True):
+        match receipt:
+            case Stored(state=state):
+                told.append((change, "done", state))
+            case Removed():
+                told.append((change, "done", None))
+            case Failed(intact=False):
+                told.append((change, "unknown", _wanted(change)))
+            case Failed() | Drifted():
+                pass
+            case _:
+                assert_never(receipt)
+    return told
+
+
+def _records(told: Sequence[Told], authors: Mapping[str, Author], moment: datetime) -> list[Write]:
+    time = moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    records = []
+    for change, status, after in told:
+        author = authors.get(change.key, UNKNOWN)
+        records.append(
+            Write(
+                seq=1,
+                prev=audit.GENESIS,
+                time=time,
+                by=author.by,
+                role=author.role,
+                key=change.key,
+                status=status,
+                before=change.before,
+                after=after,
+                plan=author.plan,
+                run=author.run,
+                request=author.request,
+            )
+        )
+    return records
+
+
+def _paged(lines: Sequence[bytes], head: Headmark) -> bytes:
+    return b'{"records":[%b],"head":"%b"}' % (b",".join(lines), str(head).encode())
 
 
 def _wanted(change: Change) -> State | None:

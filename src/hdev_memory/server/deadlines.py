@@ -4,32 +4,64 @@ from __future__ import annotations
 
 import asyncio
 
+from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-HEAD_SECONDS = 15.0
-"""From the connect, or from the first byte after an answer, to the whole head of a request."""
+from hdev_memory.server.limits import DEFAULT, Limits
+from hdev_memory.server.metrics import Metrics
 
-IDLE_SECONDS = 5
-"""Of silence between an answer and the next request (uvicorn's own keep-alive limit)."""
 
-LINGER_SECONDS = 60.0
-"""From the end of a connection on our side until what the client has not taken is thrown away."""
+class Connections:
+    """How many are open in this process, and how many may be."""
+
+    def __init__(self, metrics: Metrics, limits: Limits = DEFAULT) -> None:
+        self._metrics = metrics
+        self.limits = limits
+        self.count = 0
+
+    @property
+    def too_many(self) -> bool:
+        return self.count > self.limits.connections
+
+    def opened(self) -> bool:
+        """There is one more; False where it is to be cut off."""
+        self.count += 1
+        self._metrics.connected()
+        return self.count <= self.limits.connections + self.limits.spare
+
+    def closed(self) -> None:
+        self.count -= 1
+        self._metrics.disconnected()
+
+    def cut_off(self, reason: str) -> None:
+        self._metrics.cut_off(reason)
+
+
+class Watched(Config):
+    """Uvicorn's settings, and the connections that its protocol tells of."""
+
+    connections: Connections
 
 
 class Deadlined(H11Protocol):
     """Uvicorn closes a connection that is silent after an answer. It waits for ever for the first
-    request, and for the rest of a head: any byte stops its only timer. This one does not.
+    request, for the rest of a head (any byte stops its only timer), and for a client that takes
+    nothing of a long answer. This one does not.
 
     The rest of a body that nobody wants (after a 413) counts as a head: it is read and dropped, so
     that the client gets to see the answer, but not for longer.
     """
 
-    head_seconds = HEAD_SECONDS
+    config: Watched
     _head: asyncio.TimerHandle | None = None
+    _untaken: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start()
+        if self.config.connections.opened():
+            self._start()
+        else:
+            self._cut_off("too many")
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -42,14 +74,37 @@ class Deadlined(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
+        self.config.connections.closed()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._untaken = self._later(self._limits.linger_seconds, "untaken")
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        self._later(self._limits.linger_seconds, "untaken")
+
+    @property
+    def _limits(self) -> Limits:
+        return self.config.connections.limits
+
+    def _later(self, seconds: float, reason: str) -> asyncio.TimerHandle:
+        return self.loop.call_later(seconds, self._cut_off, reason)
+
+    def _cut_off(self, reason: str) -> None:
+        if self in self.connections:
+            self.config.connections.cut_off(reason)
+            self.transport.abort()
 
     def _start(self) -> None:
-        self._head = self.loop.call_later(self.head_seconds, self.transport.abort)
+        self._head = self._later(self._limits.head_seconds, "head")
 
     def _stop(self) -> None:
         if self._head is not None:

@@ -81,6 +81,12 @@ class Journal:
         self._recorded = False
         self._lock = threading.Lock()
 
+    @property
+    def unwritable(self) -> bool:
+        """Whether the next batch would be refused, as far as can be told without writing it."""
+        spent = self._file is None or (self._recorded and not self._lock.locked())
+        return spent or not os.access(self._path.parent, os.W_OK)
+
     @contextlib.contextmanager
     def writing(
         self, authors: Mapping[str, Author] = NOBODY, head: Headmark | None = None

@@ -21,9 +21,9 @@ from hdev_memory.errors import ConfigError, LockedError, UsageError
 MAX_BYTES = 1024 * 1024
 MAX_KEYS = 1000
 
-Role = Literal["read", "write", "audit"]
+Role = Literal["read", "write", "audit", "metrics"]
 
-ROLES: tuple[Role, ...] = ("read", "write", "audit")
+ROLES: tuple[Role, ...] = ("read", "write", "audit", "metrics")
 
 RESERVED = ("anonymous", "default", "read-only", "unknown")
 """Names that the log of a server gives to clients without a key in the file."""
@@ -38,7 +38,7 @@ class Key(Value, frozen=True, omit_defaults=True):
     its key was revoked: the log of the server tells clients apart by it."""
 
     name: Annotated[str, msgspec.Meta(pattern=NAME)]
-    roles: Annotated[tuple[Role, ...], msgspec.Meta(min_length=1, max_length=3)]
+    roles: Annotated[tuple[Role, ...], msgspec.Meta(min_length=1, max_length=4)]
     digest: Digest
     created: Instant
     expires: Instant | None = None

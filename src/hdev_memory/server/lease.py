@@ -7,8 +7,10 @@ import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from hdev_memory import durable
+from hdev_memory.backends.sql_lease import Given, Leases, Taken
 from hdev_memory.core.digest import decode_object
 from hdev_memory.core.entry import Value
 from hdev_memory.errors import StoreError
@@ -74,6 +76,87 @@ class Fences:
             durable.write_whole(self._path, json.dumps({"fence": number}).encode() + b"\n")
         self.last = number
         return number
+
+
+class Lock(Protocol):
+    """At most one lease at a time, wherever it is kept. Every method may raise HdevError."""
+
+    def acquire(self, holder: str, ttl: int) -> Lease:
+        """Take the lock for `ttl` seconds. Raises Held, OSError."""
+        ...
+
+    def renew(self, holder: str, ttl: int, fence: int) -> Lease:
+        """Have `ttl` seconds from now under the same fence. Raises Superseded."""
+        ...
+
+    def release(self, fence: int) -> None:
+        """Give the lock back. Raises Superseded."""
+        ...
+
+    def force(self) -> Lease | None:
+        """Break the lock and shut out its holder; the lease that was broken. Raises OSError."""
+        ...
+
+    def status(self) -> Lease | None:
+        """The lease of the moment."""
+        ...
+
+    @property
+    def fence(self) -> int:
+        """The highest fence that was given out; 0 when none was."""
+        ...
+
+    def check(self, fence: int | None) -> None:
+        """Raises Superseded for a fence that is known to be overtaken; None is no fence."""
+        ...
+
+
+class DatabaseLock:
+    """The lease in a database, which other servers and applies take as well.
+
+    `check` knows of the fences that this server has seen; the others are found by the write.
+    """
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self._seen = 0
+
+    def acquire(self, holder: str, ttl: int) -> Lease:
+        try:
+            return self._told(self._leases.acquire(holder, ttl))
+        except Taken as error:
+            raise Held(self._told(error.lease)) from None
+
+    def renew(self, holder: str, ttl: int, fence: int) -> Lease:
+        given = self._leases.renew(holder, ttl, fence)
+        if given is None:
+            raise Superseded(self.fence)
+        return self._told(given)
+
+    def release(self, fence: int) -> None:
+        if not self._leases.release(fence):
+            raise Superseded(self.fence)
+
+    def force(self) -> Lease | None:
+        broken = self._leases.force()
+        return self._told(broken) if broken is not None else None
+
+    def status(self) -> Lease | None:
+        lease = self._leases.status()
+        return self._told(lease) if lease is not None else None
+
+    @property
+    def fence(self) -> int:
+        self._seen = max(self._seen, self._leases.fence())
+        return self._seen
+
+    def check(self, fence: int | None) -> None:
+        if fence is not None and fence < self._seen:
+            raise Superseded(self._seen)
+
+    def _told(self, lease: Given) -> Lease:
+        self._seen = max(self._seen, lease.fence)
+        return Lease(holder=lease.holder, fence=lease.fence, expires_in=lease.expires_in)
 
 
 class LeaseLock:

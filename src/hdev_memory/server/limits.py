@@ -16,6 +16,12 @@ class Limits:
     batch_entries    changes or keys in one request of many
     batch_least      bytes of such a request, or of its answer, unless one entry needs more
     waiting_bytes    bodies of all clients together that are kept while they come in and wait
+    connections      open at once, of each process; the requests of more are answered with 503
+    spare            so many more are heard; those beyond are cut off at once
+    head_seconds     from the connect, or from the first byte after an answer, to a whole head
+    idle_seconds     of silence between an answer and the next request
+    linger_seconds   for a client to take the next 64 KiB of an answer, or what is left of it
+    ready_seconds    for the storage to say that it is there, before it counts as gone
     body_seconds     for the whole body of a request, and one more for each 64 KiB of it
     """
 
@@ -23,6 +29,12 @@ class Limits:
     batch_entries: int = 2048
     batch_least: int = 16 * MIB
     waiting_bytes: int = 256 * MIB
+    connections: int = 1000
+    spare: int = 100
+    head_seconds: float = 15.0
+    idle_seconds: int = 5
+    linger_seconds: float = 60.0
+    ready_seconds: float = 2.0
     body_seconds: float = 30.0
 
     @property

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -122,6 +123,10 @@ def decode_write(body: bytes, limits: Limits) -> Wanted:
         lines = _changes.decode_lines(memoryview(body)[first:])
     except msgspec.DecodeError as error:
         raise Unfit(422, f"The body is no batch: {error}") from None
+    except UnicodeDecodeError:
+        raise Unfit(422, "The body is no batch: it is not UTF-8") from None
+    except RecursionError:
+        raise Unfit(422, "The body is no batch: it is nested too deeply") from None
     if len(lines) != head.changes:
         raise Unfit(422, "The body has not as many lines as its head says")
     wanted = Wanted(Normalisation(line_ends=head.line_ends), [], [], {})
@@ -176,16 +181,21 @@ def _refusal(key: str) -> Failed | None:
 
 
 def _metadata(raw: bytes) -> Metadata:
-    """Raises NotCanonical."""
+    """Raises NotCanonical, and Unfit for what is not even an object."""
+    if not raw.startswith(b"{"):
+        raise Unfit(422, "The body is no batch: metadata is an object")
     plain = decode_plain(raw)
-    return plain if plain is not None else decode_object(raw.decode())
+    try:
+        return plain if plain is not None else decode_object(raw.decode())
+    except UnicodeDecodeError:
+        raise Unfit(422, "The body is no batch: it is not UTF-8") from None
 
 
 def decode_read(body: bytes, limits: Limits) -> list[str]:
     """The keys that are asked for. Raises Unfit."""
     try:
         keys = _keys.decode(body).keys
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unfit(422, f"The body is no list of keys: {error}") from None
     if len(keys) > limits.batch_entries:
         raise Unfit(413, f"At most {limits.batch_entries} keys are read at once")
@@ -203,7 +213,7 @@ def snapshot(
     normalisation: Normalisation,
     after: str | None,
     limit: int | None,
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """The pieces of a snapshot. Raises StoreError, OSError."""
     lines = spelled.Lines(
         spelled.SnapshotHead(
@@ -245,7 +255,7 @@ def snapshot(
     yield lines.page_end(following)
 
 
-def entries(store: Store, keys: Sequence[str], limit: int) -> Iterator[bytes]:
+def entries(store: Store, keys: Sequence[str], limit: int) -> Generator[bytes, None, None]:
     """The pieces of what `read` answers, of `limit` bytes at most but for the first entry.
 
     Raises StoreError, OSError.
@@ -276,13 +286,14 @@ def _entry(key: str, found: Entry | Absent | Unreadable) -> Value:
             assert_never(found)
 
 
-def receipts(wanted: Wanted, made: Sequence[Receipt]) -> bytes:
-    """What `write` answers."""
+def receipts(wanted: Wanted, made: Sequence[Receipt]) -> Generator[bytes, None, None]:
+    """What `write` answers, in one piece."""
     puts = {change.key: change for change in wanted.changes if isinstance(change, Put)}
     by_key = {receipt.key: receipt for receipt in made} | wanted.refused
-    return spelled.whole(
-        spelled.ReceiptsHead(), (_receipt(by_key[key], puts) for key in wanted.keys)
-    )
+    lines = spelled.Lines(spelled.ReceiptsHead())
+    for key in wanted.keys:
+        lines.add(_receipt(by_key[key], puts))
+    yield lines.end()
 
 
 def _receipt(receipt: Receipt, puts: dict[str, Put]) -> Value:
@@ -301,10 +312,11 @@ def _receipt(receipt: Receipt, puts: dict[str, Put]) -> Value:
             assert_never(receipt)
 
 
-def zipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def zipped(pieces: Generator[bytes, None, None]) -> Generator[bytes]:
     """The same as one gzip stream."""
     deflate = zlib.compressobj(level=1, wbits=31)
-    for piece in pieces:
-        if made := deflate.compress(piece):
-            yield made
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            if made := deflate.compress(piece):
+                yield made
     yield deflate.flush()

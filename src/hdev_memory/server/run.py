@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
+import os
 import signal
 import socket
 import threading
@@ -13,7 +16,15 @@ import uvicorn
 from starlette.applications import Starlette
 
 from hdev_memory.errors import HdevError
-from hdev_memory.server.deadlines import IDLE_SECONDS, Deadlined
+from hdev_memory.server.deadlines import Connections, Deadlined, Watched
+from hdev_memory.server.metrics import Metrics
+
+GRACE_SECONDS = 30.0
+"""For the requests that were taken when the server was told to end."""
+
+BACKLOG = 1024
+
+log = logging.getLogger("hdev_memory.server")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -25,7 +36,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind((host, port))
-        opened.listen(1024)
+        opened.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         opened.close()
         raise HdevError(
@@ -36,49 +47,122 @@ def listen(host: str, port: int) -> socket.socket:
     return opened
 
 
-def _config(app: Starlette, log_level: str, protocol: type[Deadlined]) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=protocol,
-        log_level=log_level,
-        lifespan="off",
-        access_log=log_level in ("info", "debug", "trace"),
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=10,
-        # Uvicorn would take the address of a client on this machine from a header of its own
-        # making, and with it the limit on wrong keys.
-        proxy_headers=False,
-    )
+class Server(uvicorn.Server):
+    """Uvicorn, with an end that loses no request that it took, and no signals of its own.
+
+    `started_up` is called when requests are answered, `stopping` as soon as `should_exit` is seen;
+    `drain` seconds later it takes no new connection, closes the idle ones, and gives the requests
+    that it took `grace` seconds.
+    """
+
+    def __init__(
+        self,
+        app: Starlette,
+        connections: Connections,
+        *,
+        started_up: Callable[[], None] = lambda: None,
+        stopping: Callable[[], None] = lambda: None,
+        drain: float = 0.0,
+        grace: float = GRACE_SECONDS,
+        life: int | None = None,
+        log_level: str | None = None,
+    ) -> None:
+        config = Watched(
+            app,
+            http=Deadlined,
+            log_config=None,  # server/logs.py says how uvicorn's lines look
+            log_level=log_level,
+            access_log=False,  # it would name entries; server/observe.py has a line without
+            lifespan="off",
+            timeout_keep_alive=connections.limits.idle_seconds,
+            backlog=BACKLOG,
+            # Uvicorn would take the address of a client on this machine from a header of its own
+            # making, and with it the limit on wrong keys.
+            proxy_headers=False,
+        )
+        config.connections = connections
+        super().__init__(config)
+        self._started_up = started_up
+        self._stopping = stopping
+        self._drain = drain
+        self._grace = grace
+        self._life = life
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are those of `run`."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._life is not None:
+            asyncio.get_running_loop().add_reader(self._life, self._left_alone)
+        self._started_up()
+
+    def _left_alone(self) -> None:
+        assert self._life is not None
+        asyncio.get_running_loop().remove_reader(self._life)
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping()
+        await asyncio.sleep(self._drain)
+        tasks = self.server_state.tasks
+        try:
+            async with asyncio.timeout(self._grace):
+                await super().shutdown(sockets)
+        except TimeoutError:
+            left = len(self.server_state.connections)
+            log.warning("%d connections were cut off: their requests did not end in time", left)
+            for task in list(tasks):
+                task.cancel()
 
 
 def run(
     app: Starlette,
     opened: socket.socket,
     ready: Callable[[], None],
-    log_level: str,
     reload: Callable[[], None] | None = None,
+    *,
+    drain: float = 0.0,
+    grace: float = GRACE_SECONDS,
+    life: int | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called when requests are answered.
 
-    `reload` is called at SIGHUP, which ends the server where there is nothing to reload.
+    A second signal ends the process where it stands, by that signal, as a kill would: what was
+    acknowledged is durable, and what was not is finished by the next start. `reload` is called at
+    SIGHUP, which ends the server where there is nothing to reload.
+
+    With `life` it is a worker: it serves until SIGTERM, of which there may be several, or until
+    this descriptor has an end.
     """
-    server = uvicorn.Server(_config(app, log_level, Deadlined))
+    state = app.state
+    server = Server(
+        app,
+        state.connections,
+        started_up=ready,
+        stopping=state.readiness.stop,
+        drain=drain,
+        grace=grace,
+        life=life,
+    )
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if server.should_exit and life is None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         server.should_exit = True
 
     def again(number: int, frame: FrameType | None) -> None:
         if reload is not None:
             reload()
 
-    # Uvicorn has handlers of its own while it serves, and afterwards raises the signal again for
-    # those from before: these, so that a server which was told to end has ended well.
-    kinds = (signal.SIGINT, signal.SIGTERM)
+    kinds = (signal.SIGINT, signal.SIGTERM) if life is None else (signal.SIGTERM,)
     before = {kind: signal.signal(kind, stop) for kind in kinds}
     if reload is not None:
         before[signal.SIGHUP] = signal.signal(signal.SIGHUP, again)
     try:
-        ready()  # the socket listens already: a request sent now waits and is answered
         server.run(sockets=[opened])
     finally:
         for kind, handler in before.items():
@@ -86,10 +170,11 @@ def run(
 
 
 @contextlib.contextmanager
-def serve_in_thread(app: Starlette, protocol: type[Deadlined] = Deadlined) -> Iterator[str]:
-    """Serve on a free loopback port while the context lasts; gives the URL."""
+def serve_in_thread(app: Starlette) -> Iterator[str]:
+    """Serve any app on a free loopback port while the context lasts; gives the URL."""
     opened = listen("127.0.0.1", 0)
-    server = uvicorn.Server(_config(app, "critical", protocol))
+    connections = getattr(app.state, "connections", None) or Connections(Metrics())
+    server = Server(app, connections, grace=10.0, log_level="critical")
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
@@ -28,6 +30,7 @@ from hdev_memory.backends.base import (
     Session,
     Stored,
     Tagged,
+    Transactional,
     Unknown,
     state_of,
 )
@@ -38,17 +41,20 @@ from hdev_memory.core.entry import (
     Absent,
     Entry,
     EntryState,
+    InvalidKey,
     Metadata,
     Normalisation,
     State,
     Unreadable,
+    check_key,
     tag_of,
 )
-from hdev_memory.errors import StoreError
-from hdev_memory.server.audit import Author, ServerLog
+from hdev_memory.errors import BackendError, StoreError
+from hdev_memory.server.audit import Author, WriteLog
 from hdev_memory.server.conditions import NONE, Conditions, PreconditionFailed, etag
 from hdev_memory.server.journal import RUN, Journal
-from hdev_memory.server.lease import LeaseLock, Superseded
+from hdev_memory.server.lease import Lock, Superseded
+from hdev_memory.server.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -63,6 +69,9 @@ NOBODY = Author(by="anonymous", role="write")
 class Refused(Exception):
     """The backend did not do it; the text says why."""
 
+
+_TOGETHER = 512
+"""Entries of a snapshot that are looked at once more together, where others write meanwhile."""
 
 STRIPES = 1 << 16
 """Keys share this many counters of writes; sharing one costs a reader a second look, no more."""
@@ -165,9 +174,10 @@ class Store:
     def __init__(
         self,
         backend: Backend,
-        lock: LeaseLock,
+        lock: Lock,
         journal: Journal | None = None,
-        log: ServerLog | None = None,
+        log: WriteLog | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.backend = backend
         self.lock = lock
@@ -175,6 +185,7 @@ class Store:
         self.about: int | None = None
         """How many entries the last whole snapshot had."""
         self._journal = journal
+        self._metrics = metrics
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._waiting: deque[_Write] = deque()
         self._batches: deque[_Batch] = deque()
@@ -193,14 +204,28 @@ class Store:
         """The same for each of these keys, in order, one after another as they are taken."""
         self._require()
         before = [self._writes[_stripe(key)] for key in keys]
-        for key, count, found in zip(keys, before, self.backend.read(keys), strict=True):
-            if count % 2 == 0 and self._writes[_stripe(key)] == count:
-                yield found
-            else:
-                yield self._read_alone(key)
+        given = 0
+        try:
+            for key, count, found in zip(keys, before, self.backend.read(keys), strict=True):
+                if _quiet(count, self._writes[_stripe(key)]):
+                    whole = found
+                else:
+                    whole = self._read_alone(key)
+                given += isinstance(whole, Entry)
+                yield whole
+        finally:
+            if self._metrics is not None:
+                self._metrics.read(given)
 
     def _read_alone(self, key: str) -> Entry | Absent | Unreadable:
         return self.exclusively(lambda: next(iter(self.backend.read([key])))).result()
+
+    @property
+    def writable(self) -> bool:
+        """Whether a write would be tried: nothing that it needs has failed for good."""
+        if self.log is not None and self.log.broken:
+            return False
+        return self._journal is None or not self._journal.unwritable
 
     def tagged(
         self, normalisation: Normalisation, after: str | None = None
@@ -211,15 +236,40 @@ class Store:
         """
         self._require()
         before = self._writes.copy()
-        for found in self._tagged(normalisation, after):
-            key = found.key if isinstance(found, Unreadable) else found[0].key
-            stripe = _stripe(key)
-            if before[stripe] % 2 == 0 and self._writes[stripe] == before[stripe]:
-                yield found
-                continue
-            entry = self._read_alone(key)
-            if not isinstance(entry, Absent):
-                yield _with_tag(entry, normalisation)
+        listed = self._tagged(normalisation, after)
+        while part := list(islice(listed, _TOGETHER)):
+            doubtful = [
+                key
+                for key in map(_key_of, part)
+                if not _quiet(before[_stripe(key)], self._writes[_stripe(key)]) and _is_key(key)
+            ]
+            again = self._looked_at_again(doubtful, normalisation)
+            for found in part:
+                seen = again.get(_key_of(found), found)
+                if seen is not None:
+                    yield seen
+
+    def _looked_at_again(
+        self, keys: Sequence[str], normalisation: Normalisation
+    ) -> dict[str, _Seen | None]:
+        """What stands under each key, whole; None where nothing does.
+
+        Those that a batch is writing now are waited for together: one after another each would wait
+        for a batch of its own, and a snapshot would never end while others write.
+        """
+        found: dict[str, _Seen | None] = {}
+        counts = [self._writes[_stripe(key)] for key in keys]
+        for key, count, entry in zip(keys, counts, self.backend.read(keys), strict=True):
+            if _quiet(count, self._writes[_stripe(key)]):
+                found[key] = _known(entry, normalisation)
+        late = [key for key in keys if key not in found]
+        if late:
+
+            def look() -> list[_Seen | None]:
+                return [_known(entry, normalisation) for entry in self.backend.read(late)]
+
+            found.update(zip(late, self.exclusively(look).result(), strict=True))
+        return found
 
     def _tagged(
         self, normalisation: Normalisation, after: str | None
@@ -241,7 +291,7 @@ class Store:
 
     def _require(self) -> None:
         if not self.backend.present():
-            raise StoreError("The storage is gone.", hint="Put it back, and start the server anew.")
+            raise BackendError("The storage is gone.", hint="Put it back; it is looked for again.")
 
     def keys(self, prefix: str) -> list[str]:
         """The keys below `prefix` (a folder without its slash, or empty for all)."""
@@ -375,7 +425,8 @@ class Store:
             changes = [change for _, change in chosen.values()]
             authors = {key: each.author for key, (each, _) in chosen.items()}
             fences = [each.fence for each, _ in chosen.values() if each.fence is not None]
-            receipts = self._carry_out(changes, authors, max(fences, default=None))
+            # A database refuses the whole batch where the oldest is overtaken: then it is told.
+            receipts = self._carry_out(changes, authors, min(fences, default=None))
             again: list[_Write | _Batch] = []
             for (each, change), receipt in zip(chosen.values(), receipts, strict=True):
                 if isinstance(each, _Batch):
@@ -465,10 +516,46 @@ class Store:
     def _recorded(
         self, changes: list[Change], authors: Mapping[str, Author], session: Session
     ) -> Sequence[Receipt]:
-        receipts = self.backend.write(changes, NORMAL, session)
-        if self.log is not None:
-            self.log.record(changes, receipts, authors)
+        begin = time.perf_counter()
+        with self._together():
+            receipts = self.backend.write(changes, NORMAL, session)
+            if self.log is not None:
+                self.log.record(changes, receipts, authors)
+        if self._metrics is not None:
+            self._metrics.committed(changes, receipts, time.perf_counter() - begin)
         return receipts
+
+    def _together(self) -> contextlib.AbstractContextManager[None]:
+        """Where the log lies beside the entries, a batch and its records are one transaction."""
+        if self.log is not None and isinstance(self.backend, Transactional):
+            return self.backend.transaction()
+        return contextlib.nullcontext()
+
+
+def _is_key(name: str) -> bool:
+    """Whether it is a key, and not only the name under which something unreadable is shown."""
+    try:
+        check_key(name)
+    except InvalidKey:
+        return False
+    return True
+
+
+_Seen = tuple[EntryState, str] | Unreadable
+"""What a snapshot tells of an entry: its state with its tag, or why there is none."""
+
+
+def _key_of(found: _Seen) -> str:
+    return found.key if isinstance(found, Unreadable) else found[0].key
+
+
+def _quiet(before: int, now: int) -> bool:
+    """Whether nothing of a stripe was written between two looks at its count, nor while either."""
+    return before % 2 == 0 and before == now
+
+
+def _known(entry: Entry | Absent | Unreadable, normalisation: Normalisation) -> _Seen | None:
+    return None if isinstance(entry, Absent) else _with_tag(entry, normalisation)
 
 
 def _looked_at(each: _Write | _Batch) -> Sequence[str]:

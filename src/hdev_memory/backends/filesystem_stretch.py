@@ -1,0 +1,261 @@
+"""The entries of one folder as stretches: the loop that reading a whole store consists of.
+
+It is written for the usual entry, two regular files with text and flat metadata, at the cost of
+three system calls and one hash for each. Whatever is not usual, or changes while it is read, is
+left to `read_entry`, which finds words for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import time
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from hdev_memory.backends.filesystem_files import (
+    CONTENT,
+    METADATA,
+    READ,
+    NotAFile,
+    TooLarge,
+    read_entry,
+    read_rest,
+    state_read,
+)
+from hdev_memory.core.digest import (
+    NotCanonical,
+    canonical_json,
+    canonical_plain,
+    decode_object,
+    decode_plain,
+    sha256,
+)
+from hdev_memory.core.entry import Entry, EntryState, Normalisation, State, Unreadable, tag_of
+from hdev_memory.core.stretch import Stretch, is_plain, plain_line, read_line, state_line
+
+LONGEST = 512
+"""Entries in one stretch; more in one folder are several."""
+
+GRAIN = 2_000_000_000
+"""Nanoseconds within which a second change of a file may leave its timestamps as they are: two
+seconds is the coarsest clock of a filesystem (FAT)."""
+
+_ROOM = 16 * 1024
+"""Bytes that are asked of a file whose size was not looked at."""
+
+_encode = msgspec.json.Encoder().encode
+_digest = functools.lru_cache(4096)(sha256)
+"""Without bookkeeping the metadata of many entries is the same."""
+
+Stats = tuple[int, int, int, int, int, int, int, int]
+"""Of both files of an entry: size, change of content, change of anything, and inode."""
+
+
+_UNSETTLED = (0, 0, 0, 0, 0, 0, 0, 0)
+_GONE = (-1, -1, -1, -1, -1, -1, -1, -1)
+
+
+class Known(NamedTuple):
+    """What was found in an entry when its files had these stats."""
+
+    stats: Stats
+    line: bytes
+    metadata: bytes
+    tag: str
+
+
+class Read(NamedTuple):
+    """A stretch, the names of its entries, and the stats of each: all 0 where the next look must
+    not rely on them, which is so for an entry that changed just before it was read."""
+
+    stretch: Stretch
+    names: tuple[str, ...]
+    stats: tuple[Stats, ...]
+
+
+def look(folder: int, names: Iterable[str]) -> list[Stats]:
+    """The stats of these entries, as they are now; all -1 where there are none."""
+    found: list[Stats] = []
+    for name in names:
+        try:
+            one = os.stat(name + CONTENT, dir_fd=folder, follow_symlinks=False)
+            two = os.stat(name + METADATA, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            found.append(_GONE)
+        else:
+            found.append(_numbers(one, two))
+    return found
+
+
+class StretchReader:
+    """Reads entries of open folders into stretches."""
+
+    def __init__(
+        self, normalisation: Normalisation, *, statted: bool = False, tagged: bool = False
+    ) -> None:
+        """`statted` gathers the stats of what is read, `tagged` the tags of the entries."""
+        self._normalisation = normalisation
+        self._statted = statted
+        self._tagged = tagged
+
+    def read(
+        self,
+        folder: int,
+        prefix: str,
+        names: Sequence[str],
+        listed: Container[str],
+        known: Mapping[str, Known],
+    ) -> Iterator[Read | Unreadable]:
+        """The entries of these names below `prefix`, in their order.
+
+        `listed` are those that were two regular files when the folder was listed. Of `known` ones
+        nothing is read: their stats are the caller's affair. Who is gone is left out.
+        """
+        # Before anything is looked at, so that no change after it can seem older than it is.
+        settled = time.time_ns() - GRAIN
+        found: list[_Found] = []
+        notes: dict[str, str] = {}
+        for name in names:
+            if name in known:
+                found.append(_as_found(name, known[name]))
+                continue
+            usual = self._usual(folder, name, settled) if name in listed else None
+            if usual is not None:
+                found.append(usual)
+                continue
+            entry = read_entry(folder, prefix + name, name)
+            state = state_read(entry, self._normalisation)
+            if isinstance(state, EntryState):
+                assert isinstance(entry, Entry)
+                tag = tag_of(entry.content, entry.metadata) if self._tagged else ""
+                found.append((name, *_parts(state), tag, _UNSETTLED))
+                if state.note:
+                    notes[state.key] = state.note
+            elif isinstance(state, Unreadable):
+                if found:
+                    yield _made(prefix, found, notes)
+                    found, notes = [], {}
+                yield state
+        if found:
+            yield _made(prefix, found, notes)
+
+    def _usual(self, folder: int, name: str, settled: int) -> _Found | None:
+        """One entry as it mostly is; None for any that is not to be read here.
+
+        A pipe or device that took a name since the folder was listed can be taken for a file: it
+        would have to hand out less than was asked for, but something.
+        """
+        try:
+            file = os.open(name + CONTENT, READ, dir_fd=folder)
+            try:
+                one = os.fstat(file) if self._statted else None
+                content = os.read(file, _ROOM)
+                # Less than was asked for is the end of a regular file; nothing may be a pipe.
+                if not 0 < len(content) < _ROOM:
+                    content = read_rest(file, content)
+            finally:
+                os.close(file)
+            file = os.open(name + METADATA, READ, dir_fd=folder)
+            try:
+                two = os.fstat(file) if self._statted else None
+                sidecar = os.read(file, _ROOM)
+                if not 0 < len(sidecar) < _ROOM:
+                    sidecar = read_rest(file, sidecar)
+            finally:
+                os.close(file)
+            if not content.isascii():
+                content.decode()
+            metadata = decode_plain(sidecar)
+            plain = metadata is not None
+            if metadata is None:
+                metadata = decode_object(sidecar.decode())
+            tag = tag_of(content, metadata) if self._tagged else ""
+            for bookkept in self._normalisation.bookkeeping:
+                metadata.pop(bookkept, None)
+            canonical = canonical_plain(metadata) if plain else canonical_json(metadata)
+        except (OSError, NotAFile, TooLarge, UnicodeDecodeError, NotCanonical):
+            return None
+        if self._normalisation.line_ends != "exact":
+            content = self._normalisation.content(content)
+        return (
+            name,
+            hashlib.sha256(content).hexdigest(),
+            _digest(canonical),
+            len(content),
+            canonical if plain else _encode(metadata),
+            tag,
+            _UNSETTLED if one is None or two is None else _settled(one, two, settled),
+        )
+
+
+_Found = tuple[str, str, str, int, bytes, str, Stats]
+"""An entry: name, digests of content and metadata, bytes of content, metadata, tag, stats."""
+
+
+def _settled(one: os.stat_result, two: os.stat_result, before: int) -> Stats:
+    changed = max(one.st_mtime_ns, one.st_ctime_ns, two.st_mtime_ns, two.st_ctime_ns)
+    return _numbers(one, two) if changed < before else _UNSETTLED
+
+
+def _numbers(one: os.stat_result, two: os.stat_result) -> Stats:
+    return (
+        one.st_size,
+        one.st_mtime_ns,
+        one.st_ctime_ns,
+        one.st_ino,
+        two.st_size,
+        two.st_mtime_ns,
+        two.st_ctime_ns,
+        two.st_ino,
+    )
+
+
+def _parts(found: EntryState) -> tuple[str, str, int, bytes]:
+    state = found.state
+    return state.content, state.metadata, state.bytes, _encode(found.metadata)
+
+
+def _as_found(name: str, known: Known) -> _Found:
+    _, state = read_line(known.line)
+    return (
+        name,
+        state.content,
+        state.metadata,
+        state.bytes,
+        known.metadata,
+        known.tag,
+        known.stats,
+    )
+
+
+def _made(prefix: str, found: Sequence[_Found], notes: dict[str, str]) -> Read:
+    names, _, _, sizes, metadata, tags, stats = zip(*found, strict=True)
+    if is_plain(prefix + "".join(names)):
+        lines = "".join(
+            [
+                plain_line(prefix + name, content, digest, size)
+                for name, content, digest, size, _, _, _ in found
+            ]
+        ).encode()
+    else:
+        lines = b"".join(
+            [
+                state_line(prefix + name, State(content=content, metadata=digest, bytes=size))
+                for name, content, digest, size, _, _, _ in found
+            ]
+        )
+    stretch = Stretch(
+        first=prefix + names[0],
+        last=prefix + names[-1],
+        count=len(names),
+        size=sum(sizes),
+        lines=lines,
+        metadata=b"[" + b",".join(metadata) + b"]",
+        notes=notes,
+        tags="".join(tags),
+    )
+    return Read(stretch, names, stats)

@@ -1,0 +1,116 @@
+"""What is fast enough: every aim of the project, each with what stands in its way where it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a figure has to reach.
+
+    job      what is done, as the aim was set
+    bound    a ratio of our figure to the peer's, or our figure itself where `absolute`
+    sense    whether the figure has to stay at or below the bound, or reach it
+    absolute the unit of the figure itself; "" for a ratio
+    hurdle   shown beside a row that does not meet it: the profile that says why, and what would be
+             needed
+    """
+
+    job: str
+    bound: float
+    sense: Literal["at most", "at least"] = "at most"
+    absolute: str = ""
+    hurdle: str = ""
+
+    def reached(self, figure: float) -> bool:
+        """Whether a figure, or a ratio, is good enough."""
+        return figure <= self.bound if self.sense == "at most" else figure >= self.bound
+
+    @property
+    def text(self) -> str:
+        """The bound in words."""
+        if self.absolute:
+            return f"under {self.bound:g} {self.absolute}"
+        return f"{self.sense} {self.bound:.3g}"
+
+
+AIMS: dict[str, Aim] = {
+    # Planning
+    "plan-limit": Aim(
+        "plan folder to folder, 100,000 entries, against the limit in C",
+        1.5,
+        hurdle="Both need the same system calls: open, read and close of 400,000 files, which is "
+        "most of what the C program does. What Python adds is the loop around them.",
+    ),
+    "plan-rsync": Aim("plan folder to folder, 100,000, faster than rsync -rnci", 1.0),
+    "plan-rclone": Aim("plan folder to folder, 100,000, 5 times faster than rclone check", 0.2),
+    "plan-memory": Aim(
+        "flat memory: the peak of a plan of 100,000 against that of 10,000 entries", 1.25
+    ),
+    "replan": Aim("plan again, nothing changed, against find -printf over both stores", 1.5),
+    "plan-10000": Aim("plan of 10,000 entries on both sides, against rsync -rnc", 2.0),
+    "plan-empty": Aim(
+        "plan of 10,000 entries into an empty target, against rsync -rnc",
+        2.0,
+        hurdle="Every entry of the source is read and hashed for the plan, also where the target "
+        "has nothing; rsync need not read a file that the other side lacks.",
+    ),
+    "plan-memory-full": Aim("peak of a plan of 100,000, both sides full", 150, absolute="MB"),
+    "plan-memory-empty": Aim("peak of a plan of 100,000, empty target", 150, absolute="MB"),
+    # Applying, folder to folder
+    "apply-rsync": Aim(
+        "durable apply folder to folder, 10,000 new, against rsync -a, which does not sync", 1.3
+    ),
+    "apply-fsync": Aim(
+        "durable apply folder to folder, 10,000 new, against rsync -a --fsync",
+        1 / 3,
+        hurdle="hdev syncs in batches and rsync each file, so this ratio is the price of one sync "
+        "on this disk: where a sync is cheap, both wait for the making of files.",
+    ),
+    "resume": Aim(
+        "resume of an apply killed at half, against an apply of just the rest",
+        1.2,
+        hurdle="A resume looks at every entry of the plan on both sides before it writes, the "
+        "half that is done included; an apply of the rest has half as many to look at.",
+    ),
+    # Our server
+    "server-migrator": Aim(
+        "apply to our server, 10,000 new, durable and verified, against the existing migrator",
+        20,
+        "at least",
+    ),
+    "server-rclone": Aim(
+        "the same against rclone copy to rclone serve webdav, neither durable nor verified",
+        3,
+        "at least",
+    ),
+    "server-snapshot": Aim(
+        "snapshot of our server, 100,000 entries, against the existing dry run", 20, "at least"
+    ),
+    # The existing server
+    "existing-wrk": Aim(
+        "apply to the existing server against wrk with the same requests and connections",
+        0.8,
+        "at least",
+        hurdle="The client shares two cores with a server that keeps one of them busy, and does "
+        "for each answer what wrk leaves out: it decodes, checks and hashes it, and keeps a log.",
+    ),
+    "existing-copy": Aim(
+        "copy to the existing server, read back, against one request after another",
+        2,
+        "at least",
+        hurdle="The existing server is one process that is busy for the most part of either run; "
+        "only what the client waits for in between can be saved.",
+    ),
+    # People
+    "review-markdown": Aim("review of 10,000 actions in Markdown", 2, absolute="s"),
+    "review-html": Aim("review of 10,000 actions in HTML", 5, absolute="s"),
+    "review-first-byte": Aim("first byte of a review of 100,000 actions", 1, absolute="s"),
+    "review-memory": Aim("peak of a review of 100,000 actions", 150, absolute="MB"),
+    "start": Aim("start-up against a Typer program that does nothing", 1.5),
+    # Size
+    "million-plan": Aim("plan of 1,000,000 entries: peak memory", 300, absolute="MB"),
+    "million-apply": Aim("apply of 1,000,000 entries: peak memory", 300, absolute="MB"),
+}
