@@ -15,7 +15,7 @@ from hdev_memory.core import audit
 from hdev_memory.core.entry import Normalisation
 from hdev_memory.errors import LockedError, StoreError
 from hdev_memory.server import keysfile
-from hdev_memory.server.audit import AUDIT_FILE, MAX_PAGE_BYTES, Author, ServerLog
+from hdev_memory.server.audit import AUDIT_FILE, Author, ServerLog
 from hdev_memory.server.journal import Journal
 from hdev_memory.server.lease import Fences, LeaseLock
 from hdev_memory.server.store import Store
@@ -143,6 +143,8 @@ def test_a_page_behind_the_end_is_empty_and_has_the_head(ask):
 
 # In this process
 
+MOST = 1024 * 1024
+
 
 def put(key, text=b"x"):
     return Put(key=key, content=text, metadata={}, before=None, after=NORMAL.state(text, {}))
@@ -157,14 +159,14 @@ def test_pages_start_anywhere_in_a_long_log_and_are_bounded(tmp_path):
     with ServerLog(tmp_path / "log", now) as log:
         log.record(changes, [stored(change) for change in changes], {})
     with ServerLog(tmp_path / "log", now) as log:  # the places are found again
-        pages = {after: log.page(after, 1000) for after in (0, 255, 256, 257, 1023, 1499)}
+        pages = {after: log.page(after, 1000, MOST) for after in (0, 255, 256, 257, 1023, 1499)}
     found = {after: json.loads(page)["records"] for after, page in pages.items()}
 
     assert {after: records[0]["seq"] for after, records in found.items()} == {
         after: after + 1 for after in found
     }
     assert 500 < len(found[0]) < 1000  # the limit on bytes came first
-    assert all(len(page) < MAX_PAGE_BYTES + 4096 for page in pages.values())
+    assert all(len(page) < MOST + 4096 for page in pages.values())
 
 
 def test_only_what_was_done_or_may_have_been_is_recorded(tmp_path):

@@ -15,7 +15,8 @@ from hdev_memory.backends.http import HttpBackend
 from hdev_memory.errors import BackendError, ConfigError
 from hdev_memory.server import keysfile
 from hdev_memory.server.access import Access
-from hdev_memory.server.attempts import ADDRESSES, BURST, SECONDS, Attempts
+from hdev_memory.server.attempts import Attempts
+from hdev_memory.server.limits import DEFAULT, Limits
 
 ENTRY = "/api/memory/entry/"
 LOCK = "/api/locks/target"
@@ -149,7 +150,7 @@ def until(look, wanted, tries=2000):
 
 def test_whoever_has_to_wait_is_told_so_by_the_client(tmp_path):
     with keyed(tmp_path) as server:
-        for number in range(BURST):
+        for number in range(DEFAULT.wrong_keys):
             ask(server.url, "GET", "/api/memory/tree", f"guess {number}")
         with pytest.raises(BackendError) as refused:
             HttpBackend(Where("http", server.url, Secret("reads"), handshake=50.0, timeout=50.0))
@@ -336,12 +337,12 @@ def test_a_file_in_which_every_key_is_revoked_lets_nobody_in(world):
 def test_after_many_wrong_keys_a_right_one_that_was_not_seen_there_has_to_wait_too(world):
     fill(world.path)
     access = world.access()
-    wrong = [name(access, f"guess {number}") for number in range(BURST + 2)]
+    wrong = [name(access, f"guess {number}") for number in range(DEFAULT.wrong_keys + 2)]
     guessed = name(access, "reads")
     elsewhere = name(access, "reads", "192.0.2.2")
-    world.seconds = SECONDS
+    world.seconds = DEFAULT.wrong_key_seconds
 
-    assert wrong == [401] * BURST + [429] * 2
+    assert wrong == [401] * DEFAULT.wrong_keys + [429] * 2
     assert (guessed, elsewhere, name(access, "reads")) == (429, "reads", "reads")
 
 
@@ -349,7 +350,7 @@ def test_whoever_was_good_at_an_address_works_on_beside_one_who_guesses(world):
     fill(world.path)
     access = world.access()
     name(access, "writes")
-    for number in range(BURST):
+    for number in range(DEFAULT.wrong_keys):
         name(access, f"guess {number}")
 
     assert (name(access, "writes"), name(access, "reads"), name(access, "x")) == (
@@ -362,9 +363,9 @@ def test_whoever_was_good_at_an_address_works_on_beside_one_who_guesses(world):
 def test_a_refusal_says_how_long_it_lasts(world):
     fill(world.path)
     access = world.access()
-    for _ in range(BURST):
+    for _ in range(DEFAULT.wrong_keys):
         name(access, "x")
-    world.seconds = SECONDS - 2
+    world.seconds = DEFAULT.wrong_key_seconds - 2
     with pytest.raises(HTTPException) as refused:
         access.client("Bearer x", "192.0.2.1")
 
@@ -375,20 +376,32 @@ def test_a_request_without_a_key_is_no_attempt(world):
     fill(world.path)
     access = world.access()
 
-    assert [name(access, None) for _ in range(3 * BURST)] == [401] * 3 * BURST
+    assert [name(access, None) for _ in range(3 * DEFAULT.wrong_keys)] == [
+        401
+    ] * 3 * DEFAULT.wrong_keys
 
 
 def test_what_is_remembered_of_addresses_is_bounded():
     attempts = Attempts(lambda: 0.0)
-    for number in range(ADDRESSES + 500):
+    for number in range(DEFAULT.addresses + 500):
         attempts.failed(f"address {number}")
 
-    assert len(attempts._addresses) == ADDRESSES
+    assert len(attempts._addresses) == DEFAULT.addresses
+
+
+def test_so_many_good_keys_of_one_address_are_remembered_and_the_oldest_is_forgotten():
+    attempts = Attempts(lambda: 0.0, Limits(proven_keys=3))
+    for name in ("a", "b", "c"):
+        attempts.succeeded("192.0.2.1", name)
+    assert attempts.proven("192.0.2.1", "a")
+    attempts.succeeded("192.0.2.1", "d")
+
+    assert [attempts.proven("192.0.2.1", name) for name in "abcd"] == [False, True, True, True]
 
 
 def test_the_addresses_of_one_network_of_ipv6_are_one():
     attempts = Attempts(lambda: 0.0)
-    for number in range(BURST):
+    for number in range(DEFAULT.wrong_keys):
         attempts.failed(f"2001:db8::{number:x}")
 
     assert attempts.wait("2001:db8::ffff") > 0

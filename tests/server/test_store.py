@@ -12,7 +12,7 @@ from hdev_memory.backends.base import Drifted, Failed, Overtaken, Put, Stored
 from hdev_memory.backends.ephemeral import EphemeralBackend
 from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.core.entry import Entry, Normalisation, tag_of
-from hdev_memory.errors import StoreError
+from hdev_memory.errors import BackendError, StoreError
 from hdev_memory.server.audit import ServerLog
 from hdev_memory.server.conditions import Conditions, PreconditionFailed
 from hdev_memory.server.journal import JOURNAL_FILE, Journal
@@ -145,7 +145,7 @@ def test_a_store_that_is_gone_fails_every_write_and_none_waits_for_ever(store, r
     go.set()
 
     for outcome in outcomes:
-        with pytest.raises(StoreError):
+        with pytest.raises(BackendError):
             outcome.result(timeout=30)
 
 

@@ -218,12 +218,12 @@ BUGS = (
         (
             (
                 "server/store.py",
-                "            self.log.record(changes, receipts, authors)\n",
+                "                self.log.record(changes, receipts, authors)\n",
                 (
-                    "            try:\n"
-                    "                self.log.record(changes, receipts, authors)\n"
-                    "            except StoreError:\n"
-                    "                pass\n"
+                    "                try:\n"
+                    "                    self.log.record(changes, receipts, authors)\n"
+                    "                except StoreError:\n"
+                    "                    pass\n"
                 ),
             ),
         ),
@@ -345,6 +345,19 @@ BUGS = (
         "tests/survival/test_lies.py::test_a_log_that_did_not_take_a_record_stops_the_run",
     ),
     Bug(
+        "a batch that was changed on its way is carried out",
+        "P9",
+        (("server/protocol.py", "if hashlib.sha256(body).digest() != wanted:", "if False:"),),
+        "tests/server/test_protocol.py::"
+        "test_a_body_that_is_not_the_one_that_was_sent_takes_no_effect",
+    ),
+    Bug(
+        "what a broken batch may have written is called intact",
+        "P9",
+        (("server/store.py", "reason=reason, intact=not began)", "reason=reason, intact=True)"),),
+        "tests/server/test_store.py::test_what_was_done_before_a_store_failed_is_told",
+    ),
+    Bug(
         "redirects are followed",
         "P10",
         (
@@ -425,6 +438,18 @@ BUGS = (
         "P13",
         (("core/digest.py", "MAX_DEPTH = 64\n", "MAX_DEPTH = 400\n"),),
         "tests/core/test_digest.py::test_nesting_beyond_the_limit_is_refused",
+    ),
+    Bug(
+        "bodies that wait at the server have no limit together",
+        "P13",
+        (
+            (
+                "server/app.py",
+                "if self._waiting > self._limits.waiting_bytes:",
+                "if False:",
+            ),
+        ),
+        "tests/server/test_limits.py::test_all_bodies_that_wait_have_a_limit_together",
     ),
     Bug(
         "deletes have no limit",

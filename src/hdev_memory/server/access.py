@@ -17,6 +17,7 @@ from hdev_memory.errors import ConfigError
 from hdev_memory.server import keysfile
 from hdev_memory.server.attempts import Attempts
 from hdev_memory.server.keysfile import ROLES, Role
+from hdev_memory.server.limits import DEFAULT, Limits
 
 LOOK_SECONDS = 1.0
 """The file with the keys is looked at once in so many seconds at most."""
@@ -83,6 +84,7 @@ class Access:
         clock: Callable[[], float],
         now: Callable[[], datetime],
         wrong_key: Callable[[], None] = lambda: None,
+        limits: Limits = DEFAULT,
     ) -> None:
         """`wrong_key` is called for each. Raises ConfigError where the file is there and cannot be
         used.
@@ -98,7 +100,7 @@ class Access:
         self._clock = clock
         self._now = now
         self._wrong_key = wrong_key
-        self._attempts = Attempts(clock)
+        self._attempts = Attempts(clock, limits)
         self._listed: list[_Held] = []
         self._mark: tuple[int, ...] | None = None
         self._looked: float | None = clock()

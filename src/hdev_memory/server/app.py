@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from hdev_memory.core.protocol import NDJSON, PATH, PROTOCOL
 from hdev_memory.errors import BackendError, HdevError
 from hdev_memory.server import protocol
 from hdev_memory.server.access import Access, Client
-from hdev_memory.server.audit import MAX_PAGE_RECORDS, Author, WriteLog
+from hdev_memory.server.audit import Author, WriteLog
 from hdev_memory.server.conditions import (
     Conditions,
     Malformed,
@@ -51,8 +51,6 @@ from hdev_memory.server.deadlines import Connections
 from hdev_memory.server.journal import Journal
 from hdev_memory.server.keysfile import Role
 from hdev_memory.server.lease import (
-    MAX_TTL,
-    MIN_TTL,
     Fences,
     Held,
     Lease,
@@ -68,8 +66,6 @@ from hdev_memory.server.protocol import Wanted
 from hdev_memory.server.store import Refused, Store, listing, search, tree
 
 OPENAPI = Path(__file__).with_name("openapi.json")
-MAX_LOCK_BODY = 4096
-MAX_HOLDER = 200
 TOO_LARGE = 413
 UNPROCESSABLE = 422
 PRECONDITION_REQUIRED = 428
@@ -128,7 +124,7 @@ def create_app(
     ConfigError for a keys file that cannot be used.
     """
     metrics = metrics if metrics is not None else Metrics()
-    access = Access(api_key, read_only_api_key, keys_file, clock, now, metrics.wrong_key)
+    access = Access(api_key, read_only_api_key, keys_file, clock, now, metrics.wrong_key, limits)
     lock = lock if lock is not None else LeaseLock(clock, Fences())
     store = Store(backend, lock, journal, log, metrics)
     readiness = Readiness(store, limits.ready_seconds)
@@ -448,9 +444,10 @@ class _Server:
         if self._store.log is None:
             raise HTTPException(404, "This server keeps no audit log")
         after = _count(request, "after", 0, 0, 2**53 - 1)
-        limit = _count(request, "limit", 100, 1, MAX_PAGE_RECORDS)
+        limit = _count(request, "limit", 100, 1, self._limits.page_records)
+        most = self._limits.page_bytes
         try:
-            page = await run_in_threadpool(self._store.log.page, after, limit)
+            page = await run_in_threadpool(self._store.log.page, after, limit, most)
         except OSError as error:
             log.error("the audit log cannot be read: %s", error.strerror)
             raise HTTPException(500, "The audit log cannot be read") from None
@@ -466,7 +463,8 @@ class _Server:
 
     async def take_lock(self, request: Request) -> Response:
         fence = _fence(request)
-        holder, ttl = _lease_wanted(await self._json(request, MAX_LOCK_BODY, "The body"))
+        body = await self._json(request, self._limits.lock_bytes, "The body")
+        holder, ttl = _lease_wanted(body, self._limits)
         lock = self._store.lock
         # Between two batches: no write with an older fence is on its way when a new one is given.
         call = self._store.exclusively(
@@ -515,9 +513,9 @@ class _Server:
     async def write_many(self, request: Request) -> Response:
         fence = _fence(request)
         author = _author(request)
-        if "content-length" not in request.headers:
-            raise HTTPException(411, "A batch needs a Content-Length")
         limit = self._limits.batch_bytes
+        if _length(request, limit, "The batch") is None:
+            raise HTTPException(411, "A batch needs a Content-Length")
         digest = _fitting(protocol.digest_wanted, request.headers.getlist("content-digest"))
         zipped = _zipped_body(request)
 
@@ -527,42 +525,60 @@ class _Server:
             return protocol.decode_write(plain, self._limits)
 
         async with self._raw(request, limit, "The batch") as body:
-            wanted = await run_in_threadpool(_fitting, decoded, body)
-            call = self._store.write(
-                wanted.changes, wanted.normalisation, fence=fence, author=author
-            )
-            made = await asyncio.wrap_future(call)
+            with self._room() as take:
+                if zipped:
+                    take(_fitting(protocol.inflated_size, body, limit))
+                wanted = await run_in_threadpool(_fitting, decoded, body)
+                call = self._store.write(
+                    wanted.changes, wanted.normalisation, fence=fence, author=author
+                )
+                made = await asyncio.wrap_future(call)
         return await _streamed(request, protocol.receipts(wanted, made))
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[Callable[[int], None]]:
+        """What takes so many more bytes of the room that the bodies of all clients share, and gives
+        them back at the end. It raises HTTPException 503."""
+        taken = 0
+
+        def take(more: int) -> None:
+            nonlocal taken
+            taken += more
+            self._waiting += more
+            if self._waiting > self._limits.waiting_bytes:
+                headers = {"Retry-After": "1", "Connection": "close"}
+                raise HTTPException(503, "Too much is being sent at once", headers)
+
+        try:
+            yield take
+        finally:
+            self._waiting -= taken
 
     @contextlib.asynccontextmanager
     async def _raw(self, request: Request, limit: int, what: str) -> AsyncIterator[bytes]:
-        """The body, which counts as waiting for the time of the context.
+        """The body, which has its room for the time of the context.
 
         Raises HTTPException 408, 413 or 503.
         """
-        length = request.headers.get("content-length")
-        # Said before anything is read: who waits for a 100 Continue need not send it at all.
-        if length is not None and int(length) > limit:
-            raise HTTPException(TOO_LARGE, f"{what} is too large")
-        raw = bytearray()
-        seconds = self._limits.body_time(int(length) if length else limit)
-        try:
+        length = _length(request, limit, what)
+        chunks = []
+        size = 0
+        seconds = self._limits.body_time(length if length is not None else limit)
+        with self._room() as take:
             try:
                 async with asyncio.timeout(seconds):
                     async for chunk in request.stream():
-                        raw += chunk
-                        self._waiting += len(chunk)
-                        if len(raw) > limit:
+                        take(len(chunk))
+                        chunks.append(chunk)
+                        size += len(chunk)
+                        if size > limit:
                             raise HTTPException(TOO_LARGE, f"{what} is too large")
-                        if len(raw) < self._waiting > self._limits.waiting_bytes:
-                            headers = {"Retry-After": "1", "Connection": "close"}
-                            raise HTTPException(503, "Too much is being sent at once", headers)
             except TimeoutError:
                 headers = {"Connection": "close"}
                 raise HTTPException(408, "The body did not come in time", headers) from None
-            yield bytes(raw)
-        finally:
-            self._waiting -= len(raw)
+            body = b"".join(chunks)
+            chunks.clear()
+            yield body
 
     async def _json(self, request: Request, limit: int, what: str) -> dict[str, Any]:
         """The JSON object in the body; raises HTTPException 408, 413, 422 or 503."""
@@ -634,6 +650,17 @@ def _author(request: Request) -> Author:
     )
 
 
+def _length(request: Request, limit: int, what: str) -> int | None:
+    """The length of the body, where it is said. Raises HTTPException 413, before anything is read:
+    who waits for a 100 Continue need not send it at all."""
+    text = request.headers.get("content-length")
+    if text is None:
+        return None
+    if int(text) > limit:
+        raise HTTPException(TOO_LARGE, f"{what} is too large")
+    return int(text)
+
+
 def _fitting(call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
     """What the call gives. Raises HTTPException where the body is not what it should be."""
     try:
@@ -702,17 +729,19 @@ def _count(request: Request, name: str, default: T, least: int, most: int) -> in
     return int(text)
 
 
-def _lease_wanted(body: dict[str, Any]) -> tuple[str, int]:
+def _lease_wanted(body: dict[str, Any], limits: Limits) -> tuple[str, int]:
     """The holder and the seconds; raises HTTPException 422."""
     for name in ("holder", "ttl"):
         if name not in body:
             raise _missing("body", name)
     holder, ttl = body["holder"], body["ttl"]
-    if not isinstance(holder, str) or not 0 < len(holder) <= MAX_HOLDER or _CONTROL.search(holder):
-        kind = f"Input should be a line of 1 to {MAX_HOLDER} characters"
+    most = limits.lock_holder
+    if not isinstance(holder, str) or not 0 < len(holder) <= most or _CONTROL.search(holder):
+        kind = f"Input should be a line of 1 to {most} characters"
         raise _unprocessable("string_type", ["body", "holder"], kind)
-    if not isinstance(ttl, int) or isinstance(ttl, bool) or not MIN_TTL <= ttl <= MAX_TTL:
-        kind = f"Input should be an integer from {MIN_TTL} to {MAX_TTL}"
+    least, longest = limits.lock_least_seconds, limits.lock_most_seconds
+    if not isinstance(ttl, int) or isinstance(ttl, bool) or not least <= ttl <= longest:
+        kind = f"Input should be an integer from {least} to {longest}"
         raise _unprocessable("int_type", ["body", "ttl"], kind)
     return holder, ttl
 

@@ -8,17 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-BURST = 10
-"""So many wrong keys may come at once from one address."""
-
-SECONDS = 6.0
-"""After so many seconds one more may come."""
-
-ADDRESSES = 4096
-"""So many addresses are remembered; beyond that the one is forgotten that was quiet longest."""
-
-PROVEN = 64
-"""So many good keys are remembered of one address."""
+from hdev_memory.server.limits import DEFAULT, Limits
 
 
 @dataclass
@@ -36,8 +26,9 @@ class Attempts:
     (behind one router, or one proxy) goes on working.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], limits: Limits = DEFAULT) -> None:
         self._clock = clock
+        self._limits = limits
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
 
     def wait(self, address: str) -> int:
@@ -46,7 +37,7 @@ class Attempts:
         if found is None:
             return 0
         self._refill(found)
-        return math.ceil((1 - found.left) * SECONDS) if found.left < 1 else 0
+        return math.ceil((1 - found.left) * self._limits.wrong_key_seconds) if found.left < 1 else 0
 
     def failed(self, address: str) -> bool:
         """A wrong key came from there; whether it was the last one for now."""
@@ -60,7 +51,7 @@ class Attempts:
         found = self._address(address)
         found.proven[name] = None
         found.proven.move_to_end(name)
-        if len(found.proven) > PROVEN:
+        if len(found.proven) > self._limits.proven_keys:
             found.proven.popitem(last=False)
 
     def proven(self, address: str, name: str) -> bool:
@@ -72,15 +63,17 @@ class Attempts:
         block = block_of(address)
         found = self._addresses.get(block)
         if found is None:
-            found = self._addresses[block] = _Address(left=float(BURST), since=self._clock())
+            found = _Address(left=float(self._limits.wrong_keys), since=self._clock())
+            self._addresses[block] = found
         self._addresses.move_to_end(block)
-        if len(self._addresses) > ADDRESSES:
+        if len(self._addresses) > self._limits.addresses:
             self._addresses.popitem(last=False)
         return found
 
     def _refill(self, found: _Address) -> None:
         now = self._clock()
-        found.left = min(float(BURST), found.left + (now - found.since) / SECONDS)
+        more = (now - found.since) / self._limits.wrong_key_seconds
+        found.left = min(float(self._limits.wrong_keys), found.left + more)
         found.since = now
 
 

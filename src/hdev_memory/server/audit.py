@@ -32,10 +32,6 @@ from hdev_memory.errors import AuditError, LockedError
 AUDIT_FILE = ".hdev-audit.jsonl"
 """Where the log is unless told otherwise: a file in the root of a served store, never an entry."""
 
-MAX_PAGE_RECORDS = 1000
-MAX_PAGE_BYTES = 1024 * 1024
-"""A page ends with the record that reaches this."""
-
 _STRIDE = 256
 """Of every so many records the place in the file is kept in memory."""
 
@@ -82,10 +78,10 @@ class WriteLog(Protocol):
         """
         ...
 
-    def page(self, after: int, limit: int) -> bytes:
+    def page(self, after: int, limit: int, most: int) -> bytes:
         """JSON with at most `limit` records behind `after`, as their lines are, and the head.
 
-        Raises OSError or HdevError.
+        The record with which they have `most` bytes is the last one. Raises OSError or HdevError.
         """
         ...
 
@@ -142,9 +138,9 @@ class DatabaseLog:
 
         self._backend.log_append(linked)
 
-    def page(self, after: int, limit: int) -> bytes:
+    def page(self, after: int, limit: int, most: int) -> bytes:
         """As of any log. Raises HdevError."""
-        return _paged(*self._backend.log_page(after, limit, MAX_PAGE_BYTES))
+        return _paged(*self._backend.log_page(after, limit, most))
 
 
 class ServerLog(AuditLog[Write]):
@@ -226,10 +222,10 @@ class ServerLog(AuditLog[Write]):
         lines = list(islice(self._lines(after, *self._told), limit))
         return [msgspec.json.decode(line, type=Write) for line in lines]
 
-    def page(self, after: int, limit: int) -> bytes:
+    def page(self, after: int, limit: int, most: int) -> bytes:
         """JSON with at most `limit` records behind `after`, as their lines are, and the head.
 
-        Raises OSError.
+        The record with which they have `most` bytes is the last one. Raises OSError.
         """
         head, end = self._told
         lines = []
@@ -237,7 +233,7 @@ class ServerLog(AuditLog[Write]):
         for line in self._lines(after, head, end):
             lines.append(line)
             size += len(line)
-            if len(lines) >= limit or size >= MAX_PAGE_BYTES:
+            if len(lines) >= limit or size >= most:
                 break
         return _paged(lines, head)
 

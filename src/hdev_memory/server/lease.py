@@ -15,9 +15,6 @@ from hdev_memory.core.digest import decode_object
 from hdev_memory.core.entry import Value
 from hdev_memory.errors import StoreError
 
-MIN_TTL, MAX_TTL = 5, 300
-"""Seconds that a lease may be asked for."""
-
 FENCE_FILE = ".hdev-fence"
 """A file in the root of a store: `{"fence": N}`, the highest fence that was ever given out."""
 

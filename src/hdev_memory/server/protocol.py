@@ -30,13 +30,20 @@ from hdev_memory.backends.base import (
     Stored,
 )
 from hdev_memory.core import protocol as spelled
-from hdev_memory.core.digest import NotCanonical, decode_object, decode_plain
+from hdev_memory.core.digest import (
+    NotCanonical,
+    canonical_plain,
+    decode_object,
+    decode_plain,
+    sha256,
+)
 from hdev_memory.core.entry import (
     Absent,
     Entry,
     InvalidKey,
     Metadata,
     Normalisation,
+    State,
     Unreadable,
     Value,
     check_key,
@@ -81,16 +88,26 @@ def check_digest(body: bytes, wanted: bytes) -> None:
         raise Unfit(400, "The body does not fit its Content-Digest")
 
 
+def inflated_size(body: bytes, limit: int) -> int:
+    """How many bytes are in a gzip body, as its last four say; `inflated` gives no more. Raises
+    Unfit."""
+    if not body.startswith(b"\x1f\x8b"):
+        raise Unfit(400, "The body is not gzip")
+    size = int.from_bytes(body[-4:], "little")
+    if size > limit:
+        raise Unfit(413, "The batch is too large")
+    return size
+
+
 def inflated(body: bytes, limit: int) -> bytes:
-    """What is in a gzip body, which is given up at the limit. Raises Unfit."""
+    """What is in a gzip body, as much as it says itself and the limit allows. Raises Unfit."""
+    size = inflated_size(body, limit)
     inflate = zlib.decompressobj(wbits=31)
     try:
-        found = inflate.decompress(body, limit + 1)
+        found = inflate.decompress(body, size + 1)
     except zlib.error:
         raise Unfit(400, "The body is not gzip") from None
-    if len(found) > limit:
-        raise Unfit(413, "The batch is too large")
-    if not inflate.eof or inflate.unused_data:
+    if len(found) > size or not inflate.eof or inflate.unused_data:
         raise Unfit(400, "The body is not one whole gzip stream")
     return found
 
@@ -164,6 +181,11 @@ def _made(number: int, line: spelled.ChangeLine, limit: int) -> Change | Failed:
     content = text.encode()
     if len(content) > limit or len(raw) > limit:
         return Failed(key=key, reason="Content too large for target backend", intact=True)
+    metadata = decode_plain(bytes(raw))
+    if metadata is not None:  # of most; their canonical form is told faster as well
+        canonical = canonical_plain(NORMAL.metadata(metadata))
+        after = State(content=sha256(content), metadata=sha256(canonical), bytes=len(content))
+        return Put(key=key, content=content, metadata=metadata, before=line.before, after=after)
     try:
         metadata = _metadata(bytes(raw))
         after = NORMAL.state(content, metadata)
@@ -184,9 +206,8 @@ def _metadata(raw: bytes) -> Metadata:
     """Raises NotCanonical, and Unfit for what is not even an object."""
     if not raw.startswith(b"{"):
         raise Unfit(422, "The body is no batch: metadata is an object")
-    plain = decode_plain(raw)
     try:
-        return plain if plain is not None else decode_object(raw.decode())
+        return decode_object(raw.decode())
     except UnicodeDecodeError:
         raise Unfit(422, "The body is no batch: it is not UTF-8") from None
 

@@ -75,6 +75,7 @@ class Server(uvicorn.Server):
             access_log=False,  # it would name entries; server/observe.py has a line without
             lifespan="off",
             timeout_keep_alive=connections.limits.idle_seconds,
+            h11_max_incomplete_event_size=connections.limits.head_bytes,
             backlog=BACKLOG,
             # Uvicorn would take the address of a client on this machine from a header of its own
             # making, and with it the limit on wrong keys.

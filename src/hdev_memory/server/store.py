@@ -210,14 +210,21 @@ class Store:
                 if _quiet(count, self._writes[_stripe(key)]):
                     whole = found
                 else:
-                    whole = self._read_alone(key)
+                    whole = self._look_again(key)
                 given += isinstance(whole, Entry)
                 yield whole
         finally:
             if self._metrics is not None:
                 self._metrics.read(given)
 
-    def _read_alone(self, key: str) -> Entry | Absent | Unreadable:
+    def _look_again(self, key: str) -> Entry | Absent | Unreadable:
+        """The entry whole, without waiting for a batch that does not write it."""
+        stripe = _stripe(key)
+        count = self._writes[stripe]
+        if count % 2 == 0:
+            (found,) = self.backend.read([key])
+            if self._writes[stripe] == count:
+                return found
         return self.exclusively(lambda: next(iter(self.backend.read([key])))).result()
 
     @property
