@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from hdev_memory.backends.base import Secret, Where
+from hdev_memory.backends.http_pace import Gate
 from hdev_memory.backends.http_wire import GLANCE, Allowance, Connection, Cut, Pace, Reply, tls
 from hdev_memory.core.digest import NotCanonical, decode_value
 from hdev_memory.core.entry import display_name
@@ -246,6 +247,7 @@ class Transport:
         self._guard = threading.Lock()
         self._budget = _Budget(limits)
         self._closed = threading.Event()
+        self._gate = Gate(self._connections, clock.now)
         self._pool = ThreadPoolExecutor(self._connections, thread_name_prefix="hdev-http")
 
     def close(self) -> None:
@@ -351,6 +353,8 @@ class Transport:
         found, flaw = ({}, "is NDJSON") if in_lines else self._value(bytes(raw), kind)
         if isinstance(found, list) and not taking.arrays:
             found, flaw = {}, "is not a JSON object"
+        if reply.status in _PUT_OFF:
+            self._gate.refused()
         return Answer(
             status=reply.status,
             body=found if isinstance(found, dict) else {},
@@ -507,13 +511,20 @@ class Transport:
     ) -> Iterator[R]:
         """`call` for each item, several at a time, results in order, memory flat.
 
-        No more than `ahead` of them are begun before the first result is taken.
+        How many at a time is found by what the server makes of it. No more than `ahead` of them are
+        begun before the first result is taken.
         """
+        self._gate.begin()
+
+        def paced(item: T) -> R:
+            with self._gate.passing():
+                return call(item)
+
         most = ahead if ahead is not None else self._connections * 4
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:
-                waiting.append(self.start(call, item))
+                waiting.append(self.start(paced, item))
                 if len(waiting) >= most:
                     yield result(waiting.popleft())
             while waiting:
