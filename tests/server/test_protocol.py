@@ -183,11 +183,12 @@ class Breaking(EphemeralBackend):
     """A store that fails behind so many entries."""
 
     good = 900
+    error: Exception = StoreError("The storage is gone.")
 
     def read(self, keys):
         for number, found in enumerate(super().read(keys)):
             if number == self.good:
-                raise StoreError("The storage is gone.")
+                raise self.error
             yield found
 
 
@@ -199,8 +200,10 @@ def test_an_answer_that_breaks_has_no_end(caplog):
         status, body = many.request("GET", f"{PATH}/snapshot")
         backend.good = 0
         at_once, _ = many.request("GET", f"{PATH}/snapshot")
+        backend.error = OSError(errno.EIO, "Input/output error")
+        by_the_disk, _ = many.request("POST", f"{PATH}/read", b'{"keys":["k1"]}')
 
-    assert (status, at_once) == (200, 500)
+    assert (status, at_once, by_the_disk) == (200, 500, 500)
     assert b'"kind":"snapshot"' in body
     assert b'"end"' not in body
 
