@@ -494,10 +494,10 @@ BUGS = (
             (
                 "backends/http.py",
                 (
-                    "        if answer.status != 200 or not _success(answer):\n"
+                    "        if answer.status != 200 or not success(answer):\n"
                     '            raise _unlisted("/api/memory/tree", answer.cause)\n'
                 ),
-                "        if answer.status != 200 or not _success(answer):\n            return {}\n",
+                "        if answer.status != 200 or not success(answer):\n            return {}\n",
             ),
         ),
         "tests/backends/test_http.py::test_a_listing_that_fails_is_an_error_and_never_empty",
