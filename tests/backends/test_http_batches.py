@@ -269,6 +269,7 @@ def test_to_another_machine_batches_are_packed_and_single_requests_are_not(serve
         (gzip.compress(b"\n") + b"more", RequestFailed),
         (b"no gzip at all", RequestFailed),
     ],
+    ids=["bomb", "cut", "more", "none"],
 )
 def test_a_packed_answer_is_unpacked_up_to_its_limit_and_has_to_be_whole(
     server, elsewhere, raw, kind
