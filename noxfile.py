@@ -11,6 +11,7 @@ PINNED = ("-c", "constraints.txt")
 TEST_TOOLS = (
     "detect-secrets",
     "fastapi",
+    "httpx",
     "hypothesis",
     "in-toto-attestation",
     "jsonschema",
@@ -29,7 +30,17 @@ TEST_TOOLS = (
     "trustme",
 )
 PIPELINES = (".github", "docs/ci/github-plan.yml", "docs/ci/github-apply.yml")
-LINT_TOOLS = ("fastapi", "import-linter", "mypy", "nox", "pytest", "ruff", "types-PyYAML", "zizmor")
+LINT_TOOLS = (
+    "fastapi",
+    "httpx",
+    "import-linter",
+    "mypy",
+    "nox",
+    "pytest",
+    "ruff",
+    "types-PyYAML",
+    "zizmor",
+)
 
 
 @nox.session
@@ -53,8 +64,15 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Ratios against peers in one run; `-- --quick` takes smaller sizes. Run by hand only."""
-    session.install(*PINNED, "fastapi", ".")  # fastapi is what the emulated server is made with
+    session.install(*PINNED, "fastapi", "httpx", ".")  # the emulated server, and a baseline
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+@nox.session
+def bench_clients(session: nox.Session) -> None:
+    """The HTTP clients of docs/decisions/0003, side by side. Run by hand only."""
+    session.install(*PINNED, "aiohttp", "httpx", "httpx-aiohttp", "urllib3", "uvloop", ".")
+    session.run("python", "-m", "tests.benchmarks.clients", *session.posargs)
 
 
 @nox.session

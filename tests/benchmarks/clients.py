@@ -141,7 +141,7 @@ def httpcore_in_threads(url: str, asked: Asked, requests: int) -> None:
     def share(count: int) -> None:
         with httpcore.ConnectionPool(max_connections=1) as pool:
             for _ in range(count):
-                pool.request(method, url, headers=_HEADERS, content=body)
+                pool.request(method, url, headers=dict(_HEADERS.items()), content=body)
 
     _in_threads(share, requests)
 

@@ -23,7 +23,10 @@ from hdev_memory.core.entry import Entry, EntryState, Normalisation
 KEY = "key-of-the-load"
 NORMAL = Normalisation()
 HEADERS = {"Authorization": f"Bearer {KEY}", "Hdev-Metadata": "replace"}
-OWN_KEYS = 600
+OWN_KEYS = 400
+PAUSE = 0.05
+"""Seconds between two requests of a client: a busy server, and none that only has a queue."""
+
 ENTRY = "/api/memory/entry/"
 WRITE = "/api/hdev-memory/1/write"
 SNAPSHOT = "/api/hdev-memory/1/snapshot"
@@ -54,7 +57,7 @@ def batches(url: str, name: str, stop: Event, told: Counter[str], model: Model) 
         while not stop.is_set():
             changes: list[Put | Remove] = []
             numbers = {}
-            for key in sorted(dice.sample(keys, dice.choice((1, 5, 50, 300)))):
+            for key in sorted(dice.sample(keys, dice.choice((1, 5, 50, 200)))):
                 stands = model.get(key)
                 before = state(stands) if stands is not None else None
                 if before is not None and dice.random() < 0.2:
@@ -77,6 +80,7 @@ def batches(url: str, name: str, stop: Event, told: Counter[str], model: Model) 
                     model[receipt.key] = numbers[receipt.key]
                 else:
                     del model[receipt.key]
+            stop.wait(PAUSE)
 
 
 def state(number: int):
@@ -148,7 +152,7 @@ def breaking(url: str, name: str, stop: Event, told: Counter[str]) -> None:
             if dice.random() < 0.5:  # a reset in the place of an orderly end
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         told[f"breaking: {how}"] += 1
-        stop.wait(0.02)
+        stop.wait(PAUSE)
 
 
 def slow(url: str, name: str, stop: Event, told: Counter[str]) -> None:

@@ -334,6 +334,23 @@ BUGS = (
         "tests/backends/test_http.py::test_a_server_that_says_yes_and_writes_nothing_is_not_believed",
     ),
     Bug(
+        "the receipts of a batch are believed",
+        "P9",
+        (
+            (
+                "backends/http_batches.py",
+                "                receipts.append(receipt_of(line.change, state, outcome))\n",
+                (
+                    "                if outcome.said == 'confirmed':\n"
+                    "                    state = after_of(line.change)\n"
+                    "                receipts.append(receipt_of(line.change, state, outcome))\n"
+                ),
+            ),
+        ),
+        "tests/hostile/test_hostile.py::test_what_a_hostile_server_does_comes_to_its_outcome"
+        "[batch-says-yes]",
+    ),
+    Bug(
         "a lying write to the log is believed",
         "P9",
         (
@@ -377,8 +394,8 @@ BUGS = (
         (
             (
                 "backends/http_transport.py",
-                '        if where.key is not None and url.scheme == "http" and not',
-                '        if where.key is None and url.scheme == "http" and not',
+                '            where.key is not None\n            and url.scheme == "http"\n',
+                '            where.key is None\n            and url.scheme == "http"\n',
             ),
         ),
         "tests/backends/test_http.py::test_a_key_does_not_travel_in_the_clear_to_another_machine",
@@ -459,16 +476,29 @@ BUGS = (
         f"{WORKFLOW}::test_deletes_have_a_limit",
     ),
     Bug(
+        "a page of a snapshot is believed without its proof",
+        "P14",
+        (
+            (
+                "backends/http_lines.py",
+                "        if end.entries != len(lines) - 1:\n",
+                "        if False:\n",
+            ),
+        ),
+        "tests/hostile/test_hostile.py::test_what_a_hostile_server_does_comes_to_its_outcome"
+        "[snapshot-proof-wrong]",
+    ),
+    Bug(
         "a listing that fails is empty",
         "P14",
         (
             (
                 "backends/http.py",
                 (
-                    "        if answer.status != 200 or not _success(answer):\n"
+                    "        if answer.status != 200 or not success(answer):\n"
                     '            raise _unlisted("/api/memory/tree", answer.cause)\n'
                 ),
-                "        if answer.status != 200 or not _success(answer):\n            return {}\n",
+                "        if answer.status != 200 or not success(answer):\n            return {}\n",
             ),
         ),
         "tests/backends/test_http.py::test_a_listing_that_fails_is_an_error_and_never_empty",

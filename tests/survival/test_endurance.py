@@ -74,7 +74,7 @@ def test_a_load_of_minutes_leaks_nothing_and_loses_nothing(tmp_path, record_prop
     root = tmp_path / "store"
     stop = threading.Event()
     told = Counter()
-    models = [{} for _ in range(5)]
+    models = [{} for _ in range(4)]
     with MemoryServer(root, load.KEY) as server:
         with load.opened(server.url) as backend:
             assert list(backend.snapshot(EVERYTHING, load.NORMAL)) == []
@@ -82,8 +82,8 @@ def test_a_load_of_minutes_leaks_nothing_and_loses_nothing(tmp_path, record_prop
         course = Course(server.process.pid)
         idle = course.process.handles
         clients = [
-            *((load.batches, f"batches{n}", models[n]) for n in range(3)),
-            *((load.classic, f"classic{n}", models[3 + n]) for n in range(2)),
+            *((load.batches, f"batches{n}", models[n]) for n in range(2)),
+            *((load.classic, f"classic{n}", models[2 + n]) for n in range(2)),
             (load.looking, "looking"),
             *((load.breaking, f"breaking{n}") for n in range(2)),
             *((load.slow, f"slow{n}") for n in range(8)),

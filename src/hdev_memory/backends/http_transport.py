@@ -7,11 +7,9 @@ or fill more memory, than a long answer of an honest server would.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import re
-import socket
 import threading
 import time
 import zlib
@@ -20,23 +18,18 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from ssl import SSLContext
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-import httpcore
-import httpx
-
 from hdev_memory.backends.base import Secret, Where
+from hdev_memory.backends.http_pace import Gate
+from hdev_memory.backends.http_wire import GLANCE, Allowance, Connection, Cut, Pace, Reply, tls
 from hdev_memory.core.digest import NotCanonical, decode_value
 from hdev_memory.core.entry import display_name
 from hdev_memory.errors import BackendError, KeyRefusedError, UsageError
 
 CONNECTIONS = 8
-"""Plain httpcore gets slower beyond about this many connections."""
-
-IDLE_SECONDS = 2.0
-"""Servers close idle connections after 5 s or so; a write must not meet that moment."""
+"""More of them gain nothing: our threads share one core, and the existing server has one."""
 
 TOO_DEEP = "is nested too deep"
 """What is wrong with an answer that may be right and is only too deep for us."""
@@ -49,9 +42,6 @@ _BYTES_A_SECOND = 64 * 1024
 _RETRIED = (429, 502, 503, 504)
 _PUT_OFF = (429, 503)
 _REDIRECTS = (301, 302, 303, 307, 308)
-_PIECE = 16 * 1024
-_GLANCE = 0.25
-"""Seconds after which whoever waits looks whether the transport was closed, or a signal came."""
 _PATH = "/%:@!$&'()*+,;=~"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -174,217 +164,6 @@ def failure(method: str, path: str, cause: object) -> str:
     return f"HTTP request failed: {method} {path}: {short(cause)}"
 
 
-class _Cut(Exception):
-    """The request is given up, and its connection with it; `again` as in RequestFailed."""
-
-    def __init__(self, text: str, *, again: bool = False, large: bool = False) -> None:
-        super().__init__(text)
-        self.again = again
-        self.large = large
-
-
-class _Allowance:
-    """What the current request of one connection may still take."""
-
-    def __init__(
-        self, limits: Limits, clock: Clock, connect: float, closed: threading.Event
-    ) -> None:
-        self._closed = closed
-        self._limits = limits
-        self._clock = clock
-        self._connect = connect
-        self._end = 0.0
-        self._first: float | None = None
-        self._received = 0
-        self._most = 0
-        self._answer = 0
-        self._earning: int | None = None
-
-    def begin(self, end: float, most: int, earning: int | None) -> None:
-        """A new request, which has to be over at `end`, and whose answer may have `most` bytes.
-
-        With `earning` each so many bytes of the answer put the end off by a second.
-        """
-        self._end = end
-        self._answer = most
-        self._earning = earning
-        self._first = None
-        self._received = 0
-        self._most = self._limits.head_bytes
-
-    def body(self) -> None:
-        """The head has come; what follows is the body."""
-        self._most = self._answer
-
-    def left(self) -> float:
-        """Seconds until the request must be over; raises _Cut when none are left, or when nobody
-        waits for the answer any more."""
-        if self._closed.is_set():
-            raise _Cut("given up")
-        earned = self._received / self._earning if self._earning is not None else 0.0
-        left = self._end + earned - self._clock.now()
-        if left <= 0:
-            raise _Cut("the answer takes too long", again=True)
-        return left
-
-    def to_connect(self) -> float:
-        """Seconds that opening a connection may take; raises _Cut when none are left."""
-        return min(self._connect, self.left())
-
-    def received(self, count: int) -> None:
-        """Raises _Cut when it is too much, or comes too slowly."""
-        now = self._clock.now()
-        self._first = now if self._first is None else self._first
-        self._received += count
-        if self._received > self._most:
-            raise _Cut("the answer is too large", large=True)
-        if self._received < self._limits.pace * (now - self._first - self._limits.grace):
-            raise _Cut("the answer comes too slowly", again=True)
-
-
-class _Stream(httpcore.NetworkStream):
-    """A connection of which each read and each piece written is within the allowance."""
-
-    def __init__(self, stream: httpcore.NetworkStream, allowance: _Allowance) -> None:
-        self._stream = stream
-        self._allowance = allowance
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        while True:
-            try:
-                piece = self._stream.read(max_bytes, min(self._allowance.left(), _GLANCE))
-            except httpcore.ReadTimeout:
-                continue  # nothing has come; whether more may be waited for is asked above
-            self._allowance.received(len(piece))
-            return piece
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), _PIECE):
-            self._stream.write(buffer[start : start + _PIECE], self._allowance.left())
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self,
-        ssl_context: SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.NetworkStream:
-        seconds = self._allowance.to_connect()
-        return _Stream(
-            self._stream.start_tls(ssl_context, server_hostname, seconds), self._allowance
-        )
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-class _Network(httpcore.SyncBackend):
-    """Opens such connections."""
-
-    def __init__(self, allowance: _Allowance) -> None:
-        self._allowance = allowance
-        self._opened: httpcore.NetworkStream | None = None
-
-    def cut(self) -> None:
-        """End what is being sent or received on the connection, from another thread."""
-        connected = self._opened.get_extra_info("socket") if self._opened is not None else None
-        if connected is not None:
-            with contextlib.suppress(OSError):  # it is closed already
-                connected.shutdown(socket.SHUT_RDWR)
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        seconds = self._allowance.to_connect()
-        opened = super().connect_tcp(host, port, seconds, local_address, socket_options)
-        self._opened = opened
-        return _Stream(opened, self._allowance)
-
-
-class _Bounded(httpx.BaseTransport):
-    """One connection whose every byte is within an allowance.
-
-    httpx's own transport takes no network backend, so this one stands in its place. No httpx.Client
-    is around it: redirects, cookies, decoding, proxies and `.netrc` are what it must not do.
-    """
-
-    def __init__(self, allowance: _Allowance, context: SSLContext | None) -> None:
-        self.allowance = allowance
-        self._network = _Network(allowance)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=1,
-            keepalive_expiry=IDLE_SECONDS,
-            network_backend=self._network,
-        )
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """The answer, its body not read yet. Raises httpx.TransportError or _Cut."""
-        url = request.url
-        with _as_httpx(request):
-            answer = self._pool.handle_request(
-                httpcore.Request(
-                    method=request.method,
-                    url=httpcore.URL(
-                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-                    ),
-                    headers=request.headers.raw,
-                    content=request.stream,
-                )
-            )
-        return httpx.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=_Body(answer, request),
-            request=request,
-        )
-
-    def cut(self) -> None:
-        self._network.cut()
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-class _Body(httpx.SyncByteStream):
-    """The body of an answer, as it comes."""
-
-    def __init__(self, answer: httpcore.Response, request: httpx.Request) -> None:
-        self._answer = answer
-        self._request = request
-
-    def __iter__(self) -> Iterator[bytes]:
-        with _as_httpx(self._request):
-            yield from self._answer.iter_stream()
-
-    def close(self) -> None:
-        self._answer.close()
-
-
-@contextlib.contextmanager
-def _as_httpx(request: httpx.Request) -> Iterator[None]:
-    """The errors of the layer below in httpx's words."""
-    try:
-        yield
-    except httpcore.TimeoutException as error:
-        raise httpx.TimeoutException(_cause(error), request=request) from None
-    except httpcore.NetworkError as error:
-        raise httpx.NetworkError(_cause(error), request=request) from None
-    except (httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
-        raise httpx.RemoteProtocolError(_cause(error), request=request) from None
-
-
-def _cause(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
 @dataclass(frozen=True)
 class _Taking:
     """What a request takes for an answer beside a JSON object: see `Transport.request`."""
@@ -394,16 +173,16 @@ class _Taking:
 
 
 def _unpacked(packed: bytearray, most: int) -> bytearray:
-    """What a gzip body stands for, which is never more than `most` bytes. Raises _Cut."""
+    """What a gzip body stands for, which is never more than `most` bytes. Raises Cut."""
     unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
         raw = unpacking.decompress(packed, most + 1)
     except zlib.error:
-        raise _Cut("the answer is not the gzip that it claims to be") from None
+        raise Cut("the answer is not the gzip that it claims to be") from None
     if len(raw) > most:
-        raise _Cut("the answer is too large once it is unpacked", large=True)
+        raise Cut("the answer is too large once it is unpacked", large=True)
     if not unpacking.eof or unpacking.unused_data:
-        raise _Cut("the answer is not one whole gzip")
+        raise Cut("the answer is not one whole gzip")
     return bytearray(raw)
 
 
@@ -459,15 +238,16 @@ class Transport:
         }
         if where.key is not None:
             self._headers["Authorization"] = f"Bearer {_sendable(where.key)}"
-        self._context = httpcore.default_ssl_context() if url.scheme == "https" else None
+        self._context = tls() if url.scheme == "https" else None
         self._timeout = where.timeout
         self._handshake = min(where.handshake, where.timeout)
         self._connections = where.parallelism or CONNECTIONS
         self._local = threading.local()
-        self._clients: list[_Bounded] = []
+        self._clients: list[Connection] = []
         self._guard = threading.Lock()
         self._budget = _Budget(limits)
         self._closed = threading.Event()
+        self._gate = Gate(self._connections, clock.now)
         self._pool = ThreadPoolExecutor(self._connections, thread_name_prefix="hdev-http")
 
     def close(self) -> None:
@@ -480,11 +260,13 @@ class Transport:
             client.close()
         self._clients.clear()
 
-    def _client(self) -> _Bounded:
-        client: _Bounded | None = getattr(self._local, "client", None)
+    def _client(self) -> Connection:
+        client: Connection | None = getattr(self._local, "client", None)
         if client is None:
-            allowance = _Allowance(self.limits, self._clock, self._handshake, self._closed)
-            client = self._local.client = _Bounded(allowance, self._context)
+            limits = self.limits
+            pace = Pace(limits.head_bytes, limits.headers, limits.pace, limits.grace)
+            allowance = Allowance(pace, self._clock.now, self._handshake, self._closed)
+            client = self._local.client = Connection(self._origin[1:], self._context, allowance)
             with self._guard:
                 self._clients.append(client)
         return client
@@ -525,7 +307,7 @@ class Transport:
         taking = _Taking(arrays, lines)
         target = self._base + path
         for _ in range(self.limits.redirects + 1):
-            answer = self._exchange(method, path, target, _encoded(sent), content, end, taking)
+            answer = self._exchange(method, path, target, sent, content, end, taking)
             if answer.status == 401:
                 raise KeyRefusedError(
                     "The server refused the key.",
@@ -544,7 +326,7 @@ class Transport:
         method: str,
         path: str,
         target: str,
-        headers: list[tuple[bytes, bytes]],
+        headers: dict[str, str],
         content: bytes | None,
         end: float,
         taking: _Taking,
@@ -552,56 +334,49 @@ class Transport:
         client = self._client()
         most = self.limits.answer_bytes if taking.lines is None else taking.lines
         client.allowance.begin(end, most, None if taking.lines is None else _BYTES_A_SECOND)
-        raw = bytearray()
+        packed = False
+
+        def check(reply: Reply) -> None:
+            nonlocal packed
+            packed = self._check_head(reply, taking)
+
         try:
-            request = httpx.Request(
-                method, f"{self._root}{target}", headers=headers, content=content
-            )
-            response = client.handle_request(request)
-            try:
-                packed = self._check_head(response.headers.raw, taking)
-                client.allowance.body()
-                for piece in response.iter_raw():
-                    raw += piece
-                    if len(raw) > most:  # it may have come with the head
-                        raise _Cut("the answer is too large", large=True)
-            finally:
-                response.close()
+            reply, raw = client.exchange(method, target, headers, content, check)
             if packed:
                 raw = _unpacked(raw, most)
-        except _Cut as cut:
+        except Cut as cut:
             if cut.large:
                 raise AnswerTooLarge(failure(method, path, cut)) from None
             raise RequestFailed(failure(method, path, cut), again=cut.again) from None
-        except httpx.TransportError as error:
-            raise RequestFailed(failure(method, path, error), again=True) from None
-        kind = _header(response.headers.raw, "content-type") or ""
+        kind = reply.header("content-type") or ""
         in_lines = taking.lines is not None and kind.lower().partition(";")[0].strip() == NDJSON
         found, flaw = ({}, "is NDJSON") if in_lines else self._value(bytes(raw), kind)
         if isinstance(found, list) and not taking.arrays:
             found, flaw = {}, "is not a JSON object"
+        if reply.status in _PUT_OFF:
+            self._gate.refused()
         return Answer(
-            status=response.status_code,
+            status=reply.status,
             body=found if isinstance(found, dict) else {},
             flaw=flaw,
             items=tuple(found) if isinstance(found, list) else (),
             lines=bytes(raw) if in_lines else b"",
-            link=_header(response.headers.raw, "link"),
-            etag=_header(response.headers.raw, "etag"),
-            location=_header(response.headers.raw, "location"),
-            retry_after=_header(response.headers.raw, "retry-after"),
+            link=reply.header("link"),
+            etag=reply.header("etag"),
+            location=reply.header("location"),
+            retry_after=reply.header("retry-after"),
         )
 
-    def _check_head(self, headers: list[tuple[bytes, bytes]], taking: _Taking) -> bool:
-        """Whether the body is packed. Raises _Cut before it is read."""
-        if len(headers) > self.limits.headers:
-            raise _Cut(f"the answer has more than {self.limits.headers} headers")
-        encoding = (_header(headers, "content-encoding") or "identity").lower()
+    def _check_head(self, reply: Reply, taking: _Taking) -> bool:
+        """Whether the body is packed. Raises Cut before it is read."""
+        if len(reply.headers) > self.limits.headers:
+            raise Cut(f"the answer has more than {self.limits.headers} headers")
+        encoding = (reply.header("content-encoding") or "identity").lower()
         if encoding == "gzip" and taking.lines is not None and not self.local:
             return True
         if encoding != "identity":
             # Never decompressed: a few bytes can stand for gigabytes, and nobody asked for it.
-            raise _Cut(f"the answer is encoded as {encoding}, which was not asked for")
+            raise Cut(f"the answer is encoded as {encoding}, which was not asked for")
         return False
 
     def _redirected(self, path: str, target: str, answer: Answer) -> str:
@@ -736,13 +511,20 @@ class Transport:
     ) -> Iterator[R]:
         """`call` for each item, several at a time, results in order, memory flat.
 
-        No more than `ahead` of them are begun before the first result is taken.
+        How many at a time is found by what the server makes of it. No more than `ahead` of them are
+        begun before the first result is taken.
         """
+        self._gate.begin()
+
+        def paced(item: T) -> R:
+            with self._gate.passing():
+                return call(item)
+
         most = ahead if ahead is not None else self._connections * 4
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:
-                waiting.append(self.start(call, item))
+                waiting.append(self.start(paced, item))
                 if len(waiting) >= most:
                     yield result(waiting.popleft())
             while waiting:
@@ -759,7 +541,7 @@ def result(future: Future[R]) -> R:
     end would never look at it: the main thread has to come back to Python to act on a signal.
     """
     while not future.done():
-        wait((future,), _GLANCE)
+        wait((future,), GLANCE)
     return future.result()
 
 
@@ -788,16 +570,6 @@ def _sendable(key: Secret) -> str:
             hint="Check where the key comes from: a line break or a letter that is not ASCII.",
         )
     return text
-
-
-def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), text.encode("latin-1")) for name, text in headers.items()]
-
-
-def _header(headers: list[tuple[bytes, bytes]], name: str) -> str | None:
-    """A header's text; of several all, with commas; None where there is none."""
-    found = [value for other, value in headers if other.lower() == name.encode()]
-    return b", ".join(found).decode("latin-1") if found else None
 
 
 def _retry_after(text: str | None, now: float) -> float:

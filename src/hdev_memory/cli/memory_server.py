@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     import contextlib
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from hdev_memory.backends.base import Secret, Where
@@ -127,6 +127,14 @@ def memory_server(
             help="Then, how long to finish the requests that were taken.",
         ),
     ] = 30,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trusted-proxy",
+            metavar="ADDRESS",
+            help="A proxy, or network, whose X-Forwarded-For tells the client; repeatable.",
+        ),
+    ] = None,
     no_web_ui: Annotated[
         bool, typer.Option("--no-web-ui", help="Accepted; there is no web UI.")
     ] = False,
@@ -165,6 +173,7 @@ def memory_server(
     keys = Path(keys_file).expanduser().absolute()
     log_file = Path(audit_log).expanduser().absolute() if audit_log is not None else None
     where = _storage(context, storage, storage_path, backend)
+    proxies = _proxies(trusted_proxy or ())
     stack = context.with_resource(contextlib.ExitStack())
     counts = _counted_together(stack, workers)
     # What is imported from here on counts where that folder is, if there is one.
@@ -220,7 +229,16 @@ def memory_server(
             shown = storage_path if storage is None and where.kind == "filesystem" else kept.shown
             again = app.state.access.look_again if listed else None
             ready = partial(answering, shown)
-            run(app, opened, ready, again, drain=drain, grace=grace, life=life)
+            run(
+                app,
+                opened,
+                ready,
+                again,
+                drain=drain,
+                grace=grace,
+                life=life,
+                proxies=proxies,
+            )
 
     def ready(shown: str) -> None:
         name = f"[{host}]" if ":" in host else host
@@ -315,6 +333,24 @@ def _storage(context: typer.Context, storage: str | None, storage_path: str, bac
     for warning in warnings:
         shared.warn(warning)
     return where
+
+
+def _proxies(given: Sequence[str]) -> list[str]:
+    """The addresses and networks of proxies. Raises UsageError where one is neither."""
+    import ipaddress
+
+    from hdev_memory.errors import UsageError
+
+    for text in given:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            raise UsageError(
+                "A trusted proxy is an address or a network.",
+                why=f"--trusted-proxy was {text!r}: {error}.",
+                hint="Give for example --trusted-proxy 10.0.0.5 or --trusted-proxy 10.0.0.0/24.",
+            ) from None
+    return list(given)
 
 
 def _refuse_log() -> None:

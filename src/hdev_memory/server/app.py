@@ -35,7 +35,7 @@ from hdev_memory.core.entry import (
     display_name,
 )
 from hdev_memory.core.protocol import NDJSON, PATH, PROTOCOL
-from hdev_memory.errors import BackendError, HdevError, LockedError
+from hdev_memory.errors import BackendError, HdevError, LockedError, StoreError
 from hdev_memory.server import protocol
 from hdev_memory.server.access import Access, Client
 from hdev_memory.server.audit import Author, WriteLog
@@ -694,7 +694,10 @@ async def _streamed(request: Request, pieces: Generator[bytes, None, None]) -> R
     if _takes_gzip(request):
         headers["Content-Encoding"] = "gzip"
         pieces = protocol.zipped(pieces)
-    first = await run_in_threadpool(next, pieces, None)
+    try:
+        first = await run_in_threadpool(next, pieces, None)
+    except OSError as error:
+        raise StoreError("The storage failed.", why=f"{error.strerror}.") from None
 
     async def sent() -> AsyncIterator[bytes]:
         piece = first

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 import uvicorn
@@ -89,7 +89,8 @@ class Server(uvicorn.Server):
 
     `started_up` is called when requests are answered, `stopping` as soon as `should_exit` is seen;
     `drain` seconds later it takes no new connection, closes the idle ones, and gives the requests
-    that it took `grace` seconds.
+    that it took `grace` seconds. `proxies` are the addresses and networks whose `X-Forwarded-For`
+    tells where a client is.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Server(uvicorn.Server):
         grace: float = GRACE_SECONDS,
         life: int | None = None,
         log_level: str | None = None,
+        proxies: Sequence[str] = (),
     ) -> None:
         config = Watched(
             app,
@@ -114,9 +116,10 @@ class Server(uvicorn.Server):
             timeout_keep_alive=connections.limits.idle_seconds,
             h11_max_incomplete_event_size=connections.limits.head_bytes,
             backlog=BACKLOG,
-            # Uvicorn would take the address of a client on this machine from a header of its own
-            # making, and with it the limit on wrong keys.
-            proxy_headers=False,
+            # Where nothing is said uvicorn would take the address of any client on this machine
+            # from a header of its own making, and with it the limit on wrong keys.
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=list(proxies),
         )
         config.connections = connections
         super().__init__(config)
@@ -165,6 +168,7 @@ def run(
     drain: float = 0.0,
     grace: float = GRACE_SECONDS,
     life: int | None = None,
+    proxies: Sequence[str] = (),
 ) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called when requests are answered.
 
@@ -184,6 +188,7 @@ def run(
         drain=drain,
         grace=grace,
         life=life,
+        proxies=proxies,
     )
 
     def stop(number: int, frame: FrameType | None) -> None:

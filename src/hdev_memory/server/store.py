@@ -70,7 +70,7 @@ class Refused(Exception):
     """The backend did not do it; the text says why."""
 
 
-_TOGETHER = 512
+_TOGETHER = 4096
 """Entries of a snapshot that are looked at once more together, where others write meanwhile."""
 
 STRIPES = 1 << 16
