@@ -10,12 +10,15 @@ import pytest
 from tests.conftest import put_entry
 
 from hdev_memory import apply as engine
-from hdev_memory.backends.base import EVERYTHING
-from hdev_memory.backends.ephemeral import EphemeralBackend
+from hdev_memory.backends.base import EVERYTHING, Put, Where
+from hdev_memory.backends.http import HttpBackend
+from hdev_memory.backends.sqlite import SqliteBackend
 from hdev_memory.cli.eventlines import Lines
 from hdev_memory.cli.progress import EVENT_EVERY, PLAIN_EVERY, WINDOW, Pace, Shown
 from hdev_memory.core.entry import Normalisation
 from hdev_memory.core.events import Checked, Looked, Outside, Wrote
+from hdev_memory.server.app import create_app
+from hdev_memory.server.run import serve_in_thread
 
 
 class Clock:
@@ -237,12 +240,21 @@ def test_the_last_progress_of_a_run_is_what_its_summary_says(hdev, home, monkeyp
     assert last_of(resumed) == {"compare": (40, 40, 400), "write": (40, 40, 200)}
 
 
-def test_readers_that_know_say_how_many_entries_to_expect():
-    backend = EphemeralBackend()
-    before = backend.expected
-    list(backend.snapshot(EVERYTHING, Normalisation()))
+def test_readers_that_know_say_how_many_entries_to_expect(tmp_path):
+    """A database before it is read, our server after it has been read once."""
+    state = Normalisation().state(b"x", {})
+    puts = [Put(key=k, content=b"x", metadata={}, before=None, after=state) for k in "abc"]
+    seen = []
+    with (
+        SqliteBackend(str(tmp_path / "memory.sqlite"), must_exist=False) as database,
+        serve_in_thread(create_app(database, store_id="s")) as url,
+        HttpBackend(Where("http", url)) as server,
+    ):
+        database.write(puts, Normalisation())
+        for backend in (database, server, server):
+            seen += [backend.expected for _ in backend.snapshot(EVERYTHING, Normalisation())]
 
-    assert (before, backend.expected) == (None, 0)
+    assert seen == [3] * 3 + [None] * 3 + [3] * 3
 
 
 DRAWING = """

@@ -197,9 +197,11 @@ class HttpBackend(Whole):
         self, scope: Scope, normalisation: Normalisation
     ) -> Iterator[EntryState | Unreadable]:
         if self._batches is not None:
-            yield from self._batches.snapshot(scope, normalisation)
+            yield from self._batches.snapshot(scope, normalisation, self._expect)
             return
-        for found in self._transport.map(self._look, self._walk(scope)):
+        listed = self._walk(scope)
+        self._expect(len(listed))
+        for found in self._transport.map(self._look, listed):
             match found:
                 case Entry():
                     try:
@@ -210,6 +212,9 @@ class HttpBackend(Whole):
                     yield found
                 case Absent():  # an empty folder, or removed since it was listed
                     pass
+
+    def _expect(self, entries: int | None) -> None:
+        self.expected = entries
 
     def _look(self, item: tuple[str, str]) -> Found:
         """What is known of something listed; Absent only where it is no longer listed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -193,10 +193,14 @@ class Batches:
                     yield key
 
     def snapshot(
-        self, scope: Scope, normalisation: Normalisation
+        self, scope: Scope, normalisation: Normalisation, expect: Callable[[int | None], None]
     ) -> Iterator[EntryState | Unreadable]:
-        """As a reader's `snapshot`; the next page is on its way while one is taken."""
+        """As a reader's `snapshot`; the next page is on its way while one is taken.
+
+        `expect` is told how many entries the server thinks that there are.
+        """
         for page in self._pages(normalisation.line_ends):
+            expect(page.head.about)
             for raw in page.lines:
                 found = _listed_as(raw)
                 if scope.entry(found.key):

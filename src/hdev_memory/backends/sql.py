@@ -402,6 +402,8 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
     def snapshot(
         self, scope: Scope, normalisation: Normalisation
     ) -> Generator[EntryState | Unreadable, None, None]:
+        for (count,) in self._streamed("SELECT count(*) FROM entries"):
+            self.expected = int(count)
         for found in self.tagged(scope, normalisation):
             yield found if isinstance(found, Unreadable) else found[0]
 
