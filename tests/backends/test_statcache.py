@@ -501,6 +501,32 @@ def test_memory_stays_flat_however_large_the_store(tmp_path):
     assert peaks[1] - peaks[0] < 4_000
 
 
+@pytest.mark.parametrize("cold", [True, False])
+def test_files_on_a_disk_are_read_ahead_and_those_in_memory_are_not(tmp_path, monkeypatch, cold):
+    for number in range(120):
+        put_entry(tmp_path / "store", f"f{number // 40}/k{number:03}", f"text {number}")
+    expected = looked(tmp_path / "store")
+    blocks, fetched = [0], []
+
+    def read():
+        blocks[0] += 1000 if cold else 0
+        return blocks[0]
+
+    fetch = filesystem_stretch._fetch
+
+    def counted(folder, files):
+        fetched.extend(files)
+        fetch(folder, files)
+
+    monkeypatch.setattr(filesystem_stretch, "_blocks_read", read)
+    monkeypatch.setattr(filesystem_stretch, "_fetch", counted)
+    before = threading.active_count()
+
+    assert looked(tmp_path / "store") == expected
+    assert len(fetched) == (160 if cold else 0)  # of the first folder it is not known yet
+    assert threading.active_count() == before
+
+
 def test_where_the_cache_lies(home, monkeypatch):
     from hdev_memory.cli import context
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from hdev_memory.backends.base import Reader, Scope, Unknown, state_of
 from hdev_memory.core.diff import (
@@ -89,7 +88,7 @@ class Looked(Value, frozen=True):
 
 def unread(opened: OpenPlan, why: str) -> Looked:
     """A review without the entries; `why` is for people. Only the plan's own names are compared."""
-    return Looked(details={}, left={}, twins=_twins(opened, ()), why=inert(why))
+    return Looked(details={}, left={}, twins=_twins(opened, None), why=inert(why))
 
 
 def read(
@@ -134,7 +133,7 @@ def read(
         twins = _twins(opened, target.keys(Scope(options.include, options.exclude)))
     except HdevError as error:
         why = inert(str(error))
-        twins = _twins(opened, ())
+        twins = _twins(opened, None)
         for action in chosen:
             if action.key not in details:
                 left[kind_of(action)] = left.get(kind_of(action), 0) + 1
@@ -340,12 +339,33 @@ def _after(
     return after
 
 
-def _twins(opened: OpenPlan, others: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Twins of what the plan writes or cannot write; of what it leaves alone they are no news."""
-    skipped = (
-        [action.key for action in opened.actions() if isinstance(action, Skip)]
-        if opened.plan.tail.summary.skip
-        else []
-    )
-    keys = (action.key for action in opened.actions() if not isinstance(action, Skip))
-    return alike(keys, chain(skipped, others))
+def _twins(opened: OpenPlan, target: Iterable[str] | None) -> dict[str, tuple[str, ...]]:
+    """Twins of what the plan writes or cannot write; of what it leaves alone they are no news.
+
+    `target` are the keys of the target, sorted, None where they are out of reach.
+    """
+    names = _Names(opened)
+    if target is None:
+        return alike(names, (action.key for action in opened.actions() if isinstance(action, Skip)))
+    return alike(names, _without(target, names))
+
+
+class _Names:
+    """The keys that are asked about, sorted, as often as they are wanted."""
+
+    def __init__(self, opened: OpenPlan) -> None:
+        self._opened = opened
+
+    def __iter__(self) -> Iterator[str]:
+        return (action.key for action in self._opened.actions() if not isinstance(action, Skip))
+
+
+def _without(keys: Iterable[str], names: Iterable[str]) -> Iterator[str]:
+    """Those of `keys` that are not among `names`; both are sorted."""
+    rest = iter(names)
+    name = next(rest, None)
+    for key in keys:
+        while name is not None and name < key:
+            name = next(rest, None)
+        if key != name:
+            yield key
