@@ -37,7 +37,7 @@ def _sqlite(bench: Bench) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _postgres(bench: Bench) -> Iterator[str]:
-    with peers.postgres() as url:
+    with peers.postgres(bench.place) as url:
         yield url
 
 
