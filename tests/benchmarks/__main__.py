@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from tests.benchmarks import (
     serving,
     starting,
 )
-from tests.benchmarks.measuring import REPOSITORY, Bench, NotInstalled
+from tests.benchmarks.measuring import REPOSITORY, Bench
 from tests.benchmarks.noise import Station
 from tests.benchmarks.results import Benchmark, Left, Row, Run, keep, load
 
@@ -88,9 +89,9 @@ def measured(name: str, bench: Bench) -> Benchmark:
     try:
         for row in MEASURES[name].rows(bench):  # one by one: those before a failure are kept
             rows.append(row)  # noqa: PERF402
-    except (NotInstalled, OSError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - the other benchmarks go on, and the page says so
         why = f"{type(error).__name__}: {error}"
-        print(f"  {name} failed: {why}", flush=True)
+        traceback.print_exc()
     answered = {row.aim for row in rows}
     rows += [
         Left(name=name, why=why, aim=aim) for aim in MEASURES[name].aims if aim not in answered

@@ -148,6 +148,7 @@ def test_a_benchmark_that_fails_leaves_a_row_for_each_of_its_aims(
         (Measured("a row", "MB", side("hdev", 299), aim="million-plan"), "met"),
         (Measured("a row", "MB", side("hdev", 301), aim="million-plan"), "not met"),
         (measured([9.0], [1.0], None), ""),
+        (measured([60.0, 61.0], [50.0, 51.0, 52.0], "plan-memory", "MB"), "met"),
     ],
 )
 def test_a_row_knows_whether_its_rounds_reach_the_aim(row: Measured, verdict: str) -> None:
