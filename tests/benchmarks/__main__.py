@@ -144,6 +144,7 @@ def main() -> None:
             and (name in given.names if given.names else measure.quick or not given.quick)
         ]
         place = Path(tempfile.mkdtemp(prefix="hdev-bench-", dir=given.place))
+        place.chmod(0o711)  # PostgreSQL does not run as root: its user has to come through
         try:
             filesystem = _filesystem(place)
             if filesystem in _MEMORY_ONLY:
