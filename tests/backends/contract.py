@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+from tests.backends.classic import Classic
 from tests.conftest import put_entry
 from tests.emulation.existing_server import ExistingServer
 from tests.postgres import Server, fresh_schema
@@ -33,6 +34,7 @@ KINDS = (
     "postgres",
     "http-ephemeral",
     "http-filesystem",
+    "http-filesystem-classic",
     "http-sqlite",
     "http-postgres",
     "http-existing",
@@ -179,7 +181,7 @@ def store(
 ) -> Iterator[tuple[Callable[[], Backend], Faults]]:
     """A store that holds something already: how it is opened, and what can be done to it."""
     root.mkdir()
-    protocol, _, behind = kind.rpartition("-")
+    protocol, _, behind = kind.removesuffix("-classic").rpartition("-")
     with contextlib.ExitStack() as stack:
         opened, faults = stack.enter_context(inside(behind, root, database))
         if behind in ("ephemeral", "sqlite", "postgres"):
@@ -193,7 +195,8 @@ def store(
         else:
             served = stack.enter_context(opened())
             app = create_app(served, store_id="contract", api_key=Secret(KEY))
-            url = stack.enter_context(serve_in_thread(app))
+            shown = Classic(app) if kind.endswith("-classic") else app
+            url = stack.enter_context(serve_in_thread(shown))
         yield lambda: HttpBackend(Where("http", url, Secret(KEY))), faults
 
 

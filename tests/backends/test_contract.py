@@ -23,6 +23,7 @@ BY_KIND = {
     "http-filesystem": set(),
     "http-sqlite": set(),
     "http-postgres": set(),
+    "http-filesystem-classic": set(),
     "http-existing": {
         "names-with-dots",
         "entry-beside-folder",

@@ -111,6 +111,7 @@ class Case:
     does: str
     outcome: str
     ours: bool
+    batches: bool
     show: object
 
     @property
@@ -121,12 +122,12 @@ class Case:
 CASES: dict[str, Case] = {}
 
 
-def case(name, does, outcome, *, ours=False):
+def case(name, does, outcome, *, ours=False, batches=False):
     """Add a case; the function gets the scene, sets the faults, and asserts the outcome."""
 
     def added(show):
         assert name not in CASES, f"two cases are called {name}"
-        CASES[name] = Case(name, does, outcome, ours, show)
+        CASES[name] = Case(name, does, outcome, ours or batches, batches, show)
         return show
 
     return added
@@ -138,7 +139,7 @@ def played(chosen, run, home):
     thread of the client's is left."""
     before = {thread for thread in threading.enumerate() if thread.name.startswith("hdev-http")}
     with Bystander() as bystander:
-        with HostileServer(KEY, ours=chosen.ours) as server:
+        with HostileServer(KEY, chosen.ours, chosen.batches) as server:
             server.entries["a"] = ("old", {})
             scene = Scene(server, bystander, run, home)
             yield scene

@@ -1,7 +1,7 @@
 """A memory server on a raw socket that is honest, except where a test gives it a fault.
 
 It speaks the dialect of the existing server, or with `ours` that of our own, with conditional
-requests. Every byte of a faulty answer is the test's own.
+requests; with `batches` also `hdev-memory/1`. Every byte of a faulty answer is the test's own.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass, field
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 ENTRY = "/api/memory/entry/"
 TREE = "/api/memory/tree"
 HEALTH = "/api/health"
+BATCHES = "/api/hdev-memory/1/"
+SNAPSHOT, READ, WRITE = BATCHES + "snapshot", BATCHES + "read", BATCHES + "write"
 JSON = {"Content-Type": "application/json"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
 def http(status, body=b"", headers=None, *, length=None):
@@ -52,6 +55,38 @@ def held(key, content="x", metadata=None, **more):
         "error": None,
         **more,
     }
+
+
+def state(content, metadata):
+    """The state of an entry, by this server's own reckoning."""
+    kept = {k: v for k, v in metadata.items() if k not in ("created", "updated", "version")}
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    return {
+        "content": hashlib.sha256(content.encode()).hexdigest(),
+        "metadata": hashlib.sha256(text.encode()).hexdigest(),
+        "bytes": len(content.encode()),
+    }
+
+
+def proved(head, lines, end=None):
+    """A body of `hdev-memory/1` with a right end, but for what `end` says."""
+    head = {"protocol": "hdev-memory/1", **head}
+    raw = b"".join(json.dumps(line).encode() + b"\n" for line in [head, *lines])
+    last = {"end": True, "entries": len(lines), "digest": hashlib.sha256(raw).hexdigest()}
+    return raw + json.dumps(last | (end or {})).encode() + b"\n"
+
+
+def snapshot_head(line_ends="lf", **more):
+    """The first line of a snapshot."""
+    bookkeeping = ["created", "updated", "version"]
+    head = {"kind": "snapshot", "store": "s1", "line_ends": line_ends, "about": None}
+    return head | {"bookkeeping": bookkeeping} | more
+
+
+def listed(key, content="x", metadata=None, **more):
+    """A line of a snapshot."""
+    metadata = metadata or {}
+    return {"key": key, **state(content, metadata), "etag": '"1"', "values": metadata, **more}
 
 
 @dataclass
@@ -129,7 +164,7 @@ class Fault:
     def _same(self, path):
         if self.path.endswith("*"):
             return path.startswith(self.path[:-1])
-        return path == self.path
+        return path == self.path or (self.path == SNAPSHOT and path.startswith(SNAPSHOT + "?"))
 
 
 @dataclass
@@ -138,6 +173,8 @@ class HostileServer:
 
     key: str
     ours: bool = False
+    batches: bool = False
+    page: int = 1000
     entries: dict = field(default_factory=dict)
     faults: list = field(default_factory=list)
     seen: list = field(default_factory=list)
@@ -266,6 +303,8 @@ class HostileServer:
         if request.headers.get("authorization") != f"Bearer {self.key}":
             return http(401, {"detail": "Invalid API key"})
         with self._guard:
+            if path.startswith(BATCHES):
+                return http(200, self.batch(path, query, request), NDJSON)
             if path == TREE:
                 return http(200, self.tree({} if query == "depth=0" else self.items()))
             key = unquote(path.removeprefix(ENTRY))
@@ -280,7 +319,47 @@ class HostileServer:
         if self.ours:
             capabilities = {"cas": "atomic", "durability": "synced"}
             details = {"server": "hdev-memory", "store": "s1", "capabilities": capabilities}
+        if self.batches:
+            details["protocols"] = ["hdev-memory/1"]
+            details["batch"] = {"entries": 100, "bytes": 1_000_000}
         return {"healthy": True, "message": "Backend is healthy", "details": details}
+
+    def batch(self, path, query, request):
+        """The body of the honest answer to a request of many entries."""
+        if path == SNAPSHOT:
+            return self._pages(parse_qs(query))
+        if path == READ:
+            keys = json.loads(request.body)["keys"]
+            return proved({"kind": "entries"}, [self.line(key) for key in keys])
+        _, *changes = [json.loads(line) for line in request.body.splitlines()]
+        return proved({"kind": "receipts"}, [self.change(change) for change in changes])
+
+    def _pages(self, asked):
+        after = asked.get("after", [""])[0]
+        limit = min(self.page, int(asked["limit"][0]))
+        behind = sorted(key for key in self.entries if key > after)
+        lines = [listed(key, *self.entries[key]) for key in behind[:limit]]
+        following = behind[limit - 1] if len(behind) > limit else None
+        return proved(snapshot_head(asked["line_ends"][0]), lines, {"next": following})
+
+    def line(self, key):
+        """What is said of an entry that is read."""
+        if key not in self.entries:
+            return {"key": key, "absent": True}
+        content, metadata = self.entries[key]
+        return {"key": key, "content": content, "metadata": metadata, "etag": self.etag(key)}
+
+    def change(self, change):
+        """Carry out one change where its condition holds, and its receipt."""
+        key = change.get("put") or change["remove"]
+        found = state(*self.entries[key]) if key in self.entries else None
+        if found != change["before"]:
+            return {"key": key, "drifted": found}
+        if "remove" in change:
+            del self.entries[key]
+            return {"key": key, "removed": True}
+        self.entries[key] = (change["content"], change["metadata"])
+        return {"key": key, "stored": state(*self.entries[key]), "etag": self.etag(key)}
 
     @staticmethod
     def tree(items):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile import answers, reads, writes
+from tests.hostile import answers, batches, reads, writes
 from tests.hostile.scene import CASES, played
 
 TABLE = Path(__file__).parents[2] / "docs/hostile-servers.md"
@@ -23,5 +23,5 @@ def test_the_table_in_the_documentation_is_the_list_of_cases():
     assert rows[1:] == [chosen.row for chosen in CASES.values()]
     assert len(rows) > 45
     assert {chosen.show.__module__ for chosen in CASES.values()} == {
-        module.__name__ for module in (answers, reads, writes)
+        module.__name__ for module in (answers, reads, writes, batches)
     }

@@ -5,6 +5,7 @@ Ten minutes with `nox -s endurance`; `ENDURANCE=20` takes so many seconds by han
 
 import os
 import statistics
+import sys
 import threading
 import time
 from collections import Counter
@@ -26,8 +27,11 @@ WARM = 0.25
 MORE_MEMORY = 24 * 1024 * 1024
 """Bytes that the server may have more at the end than when it was warm."""
 
+MOST_THREADS = 48
+"""The pool for what waits on the disk has 40, and there are the loop's and the writer's."""
+
 SETTLED = 30.0
-"""Seconds after which the server must have let go of every connection."""
+"""Seconds after which the server must have let go of what it had for the clients."""
 
 pytestmark = pytest.mark.skipif(
     not SECONDS, reason="only in nox -s endurance, or with ENDURANCE=20"
@@ -55,6 +59,16 @@ class Course:
         return statistics.median(values[int(begin * count) : max(1, int(end * count))])
 
 
+@pytest.fixture
+def fair():
+    """Threads that only wait get their turn soon beside those that compute."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("fair")
 @pytest.mark.timeout(SECONDS + 300)
 def test_a_load_of_minutes_leaks_nothing_and_loses_nothing(tmp_path, record_property):
     root = tmp_path / "store"
@@ -64,9 +78,9 @@ def test_a_load_of_minutes_leaks_nothing_and_loses_nothing(tmp_path, record_prop
     with MemoryServer(root, load.KEY) as server:
         with load.opened(server.url) as backend:
             assert list(backend.snapshot(EVERYTHING, load.NORMAL)) == []
-        settle(server.url)
-        idle = load.Watched(server.process.pid).handles
+        settled(lambda: load.connections(server.url) == 0)
         course = Course(server.process.pid)
+        idle = course.process.handles
         clients = [
             *((load.batches, f"batches{n}", models[n]) for n in range(3)),
             *((load.classic, f"classic{n}", models[3 + n]) for n in range(2)),
@@ -90,7 +104,7 @@ def test_a_load_of_minutes_leaks_nothing_and_loses_nothing(tmp_path, record_prop
                 stop.set()
             for each in running:
                 each.result(timeout=60)
-        settle(server.url)
+        settled(lambda: course.process.handles == idle and load.connections(server.url) == 0)
         after = course.process.handles, load.connections(server.url)
     warm = course.middle(course.memory, WARM, 2 * WARM)
     last = course.middle(course.memory, 0.9, 1)
@@ -99,9 +113,7 @@ def test_a_load_of_minutes_leaks_nothing_and_loses_nothing(tmp_path, record_prop
         "seconds": SECONDS,
         "memory, MiB, warm and at the end": f"{warm / 2**20:.1f} {last / 2**20:.1f}",
         "handles, idle, highest and afterwards": f"{idle} {max(course.handles)} {after[0]}",
-        "threads, warm and at the end": (
-            f"{max(course.threads[: int(len(course.threads) * 2 * WARM)])} {course.threads[-1]}"
-        ),
+        "threads, highest": f"{max(course.threads)}",
     }
     for name, text in report.items():
         record_property(name, text)
@@ -114,15 +126,15 @@ def test_a_load_of_minutes_leaks_nothing_and_loses_nothing(tmp_path, record_prop
     assert not any(name.startswith("classic:") and not name.endswith("200") for name in told)
     assert last < warm + MORE_MEMORY
     assert after == (idle, 0)
-    assert course.threads[-1] <= max(course.threads[: int(len(course.threads) * 2 * WARM)])
+    assert max(course.threads) <= MOST_THREADS
     assert list(root.rglob(f"{durable.STAGED_PREFIX}*")) == []
     stands(root, models)
 
 
-def settle(url):
-    """Wait until no connection is left that somebody has not closed."""
+def settled(done):
+    """Wait until it is so, or until it should have been so for long."""
     deadline = time.monotonic() + SETTLED
-    while load.connections(url) and time.monotonic() < deadline:
+    while not done() and time.monotonic() < deadline:
         threading.Event().wait(0.05)
 
 

@@ -563,6 +563,8 @@ class Transport:
                 client.allowance.body()
                 for piece in response.iter_raw():
                     raw += piece
+                    if len(raw) > most:  # it may have come with the head
+                        raise _Cut("the answer is too large", large=True)
             finally:
                 response.close()
             if packed:

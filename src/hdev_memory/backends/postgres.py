@@ -207,8 +207,8 @@ class PostgresBackend(SqlBackend[Connection]):
             return KeyRefusedError(
                 "The database refused the user or the password.",
                 why=f"{self._location}: {text[:300]}.",
-                hint="Give the user in the URL (of a plan's end: with --target-url) or with PGUSER, "
-                "and the password with HDEV_MEMORY_POSTGRES_PASSWORD, PGPASSWORD or ~/.pgpass.",
+                hint="Give the user in the URL (of a plan's end: with --target-url) or PGUSER, and "
+                "the password with HDEV_MEMORY_POSTGRES_PASSWORD, PGPASSWORD or ~/.pgpass.",
             )
         return unreachable(self._location, text[:300])
 

@@ -9,6 +9,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
@@ -68,6 +69,9 @@ NOBODY = Author(by="anonymous", role="write")
 class Refused(Exception):
     """The backend did not do it; the text says why."""
 
+
+_TOGETHER = 512
+"""Entries of a snapshot that are looked at once more together, where others write meanwhile."""
 
 STRIPES = 1 << 16
 """Keys share this many counters of writes; sharing one costs a reader a second look, no more."""
@@ -203,7 +207,7 @@ class Store:
         given = 0
         try:
             for key, count, found in zip(keys, before, self.backend.read(keys), strict=True):
-                if count % 2 == 0 and self._writes[_stripe(key)] == count:
+                if _quiet(count, self._writes[_stripe(key)]):
                     whole = found
                 else:
                     whole = self._read_alone(key)
@@ -232,16 +236,40 @@ class Store:
         """
         self._require()
         before = self._writes.copy()
-        for found in self._tagged(normalisation, after):
-            key = found.key if isinstance(found, Unreadable) else found[0].key
-            stripe = _stripe(key)
-            still = before[stripe] % 2 == 0 and self._writes[stripe] == before[stripe]
-            if still or not _is_key(key):
-                yield found
-                continue
-            entry = self._read_alone(key)
-            if not isinstance(entry, Absent):
-                yield _with_tag(entry, normalisation)
+        listed = self._tagged(normalisation, after)
+        while part := list(islice(listed, _TOGETHER)):
+            doubtful = [
+                key
+                for key in map(_key_of, part)
+                if not _quiet(before[_stripe(key)], self._writes[_stripe(key)]) and _is_key(key)
+            ]
+            again = self._looked_at_again(doubtful, normalisation)
+            for found in part:
+                seen = again.get(_key_of(found), found)
+                if seen is not None:
+                    yield seen
+
+    def _looked_at_again(
+        self, keys: Sequence[str], normalisation: Normalisation
+    ) -> dict[str, _Seen | None]:
+        """What stands under each key, whole; None where nothing does.
+
+        Those that a batch is writing now are waited for together: one after another each would wait
+        for a batch of its own, and a snapshot would never end while others write.
+        """
+        found: dict[str, _Seen | None] = {}
+        counts = [self._writes[_stripe(key)] for key in keys]
+        for key, count, entry in zip(keys, counts, self.backend.read(keys), strict=True):
+            if _quiet(count, self._writes[_stripe(key)]):
+                found[key] = _known(entry, normalisation)
+        late = [key for key in keys if key not in found]
+        if late:
+
+            def look() -> list[_Seen | None]:
+                return [_known(entry, normalisation) for entry in self.backend.read(late)]
+
+            found.update(zip(late, self.exclusively(look).result(), strict=True))
+        return found
 
     def _tagged(
         self, normalisation: Normalisation, after: str | None
@@ -511,6 +539,23 @@ def _is_key(name: str) -> bool:
     except InvalidKey:
         return False
     return True
+
+
+_Seen = tuple[EntryState, str] | Unreadable
+"""What a snapshot tells of an entry: its state with its tag, or why there is none."""
+
+
+def _key_of(found: _Seen) -> str:
+    return found.key if isinstance(found, Unreadable) else found[0].key
+
+
+def _quiet(before: int, now: int) -> bool:
+    """Whether nothing of a stripe was written between two looks at its count, nor while either."""
+    return before % 2 == 0 and before == now
+
+
+def _known(entry: Entry | Absent | Unreadable, normalisation: Normalisation) -> _Seen | None:
+    return None if isinstance(entry, Absent) else _with_tag(entry, normalisation)
 
 
 def _looked_at(each: _Write | _Batch) -> Sequence[str]:
