@@ -24,8 +24,8 @@ KB), and a small file of metadata, in folders up to six deep, some of them with 
 All lies in the page cache but where a row says *cold*. *Ratio* is the median of hdev over that of
 the peer, *speed* how many times as fast as the peer hdev is.
 
-Peak memory is that of the largest process of a side. hdev reads source and target in two processes,
-rsync works in three.
+Peak memory is that of the largest process of a side (rsync works in three). Less than 10 MB cannot
+be told apart: that is what the process has that starts it.
 """
 
 _YARDSTICKS = """\
