@@ -38,7 +38,7 @@ def folders(bench: Bench) -> Iterator[Row]:
         warm_up=False,
     )
     yield row(
-        f"durable apply, {entries:,} overwrites with pre-images (rsync keeps none)",
+        f"durable apply, {entries:,} overwrites with pre-images",
         "s",
         ours,
         synced,
@@ -105,8 +105,8 @@ def copies(bench: Bench) -> Iterator[Row]:
         warm_up=False,
     )
     what = f"plan and durable copy of {entries:,} entries"
-    yield row(f"{what}, against restic backup (encrypts)", "s", ours, backup)
-    yield row(f"{what}, against git add and commit (keeps history)", "s", ours, commit)
+    yield row(f"{what}, against restic backup", "s", ours, backup)
+    yield row(f"{what}, against git add, commit", "s", ours, commit)
 
 
 def large(bench: Bench) -> Iterator[Row]:

@@ -60,16 +60,14 @@ def applies(bench: Bench) -> Iterator[Row]:
         _rclone(bench, source, entries, servers["rclone"]),
     )
     for name, mine in zip(STORAGES, ours, strict=True):
-        what = f"durable, verified apply of {entries:,} new entries to our server on {name}"
+        what = f"apply of {entries:,} to our server, {name}"
         yield row(
             f"{what}, against the existing migrator", "entries/s", mine, migrator, "server-migrator"
         )
-        yield row(
-            f"{what}, against rclone to its WebDAV", "entries/s", mine, rclone, "server-rclone"
-        )
+        yield row(f"{what}, against rclone to WebDAV", "entries/s", mine, rclone, "server-rclone")
     for name, mine in zip(STORAGES, ours, strict=True):
         yield row(
-            f"peak memory of our server on {name} meanwhile",
+            f"peak memory of our server, {name}, meanwhile",
             "MB",
             _server(mine, "hdev memory-server", servers[name]),
             _server(rclone, "rclone serve webdav", servers["rclone"]),
@@ -85,8 +83,8 @@ def large(bench: Bench) -> Iterator[Row]:
         _rclone(bench, source, _LARGE, []),
     )
     for name, mine in zip(STORAGES, ours, strict=True):
-        what = f"durable, verified apply of {_LARGE} entries of 900 KB to our server on {name}"
-        yield row(f"{what}, against rclone to its WebDAV", "entries/s", mine, rclone)
+        what = f"apply of {_LARGE} entries of 900 KB to our server, {name}"
+        yield row(f"{what}, against rclone to WebDAV", "entries/s", mine, rclone)
 
 
 def snapshots(bench: Bench) -> Iterator[Row]:
@@ -104,14 +102,14 @@ def snapshots(bench: Bench) -> Iterator[Row]:
         *ours, dry_run = bench.compare(*contenders, sequential(bench, fewer, "--dry-run"))
     for name, snapshot, plan in zip(STORAGES, ours[::2], ours[1::2], strict=True):
         yield row(
-            f"snapshot of our server on {name}, {entries:,} entries",
+            f"snapshot of our server, {name}, {entries:,} entries",
             "entries/s",
             snapshot,
             dry_run,
             "server-snapshot",
         )
         yield row(
-            f"plan against our server on {name}, {entries:,} entries on both sides, nothing to do",
+            f"plan against our server, {name}, {entries:,} entries, nothing to do",
             "entries/s",
             plan,
             dry_run,
@@ -152,7 +150,7 @@ def _request_rows(method: str, found: dict[str, Side | str]) -> Iterator[Row]:
     for name in ours:
         against = [other for other in found if other not in ours]
         for other in against if name == ours[0] else against[:1]:
-            what = f"{method} of single entries, {name}, against {other}"
+            what = f"{method}, {name}, against {other}"
             yield row(what, "requests/s", found[name], found[other])
 
 
