@@ -24,9 +24,9 @@ KB), and a small file of metadata, in folders up to six deep, some of them with 
 All lies in the page cache but where a row says *cold*. *Ratio* is the median of hdev over that of
 the peer, *speed* how many times as fast as the peer hdev is.
 
-An apply of hdev is durable, verified and logged, and keeps what it replaces; a row names a peer that
-syncs, and the others do not. restic encrypts and removes duplicates, git keeps history: they do
-another job, and stand there for what a durable copy costs otherwise.
+An apply of hdev is durable, verified and logged, and keeps what it replaces. Of the peers only
+`rsync --fsync`, restic and git sync. restic encrypts and removes duplicates, git keeps history:
+they do another job, and stand there for what a durable copy costs otherwise.
 
 Peak memory is that of the largest process of a side (rsync works in three). Less than 10 MB cannot
 be told apart: that is what the process has that starts it.

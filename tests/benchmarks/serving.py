@@ -58,6 +58,7 @@ def applies(bench: Bench) -> Iterator[Row]:
         *(_apply(bench, source, entries, name, servers[name]) for name in STORAGES),
         sequential(bench, fewer),
         _rclone(bench, source, entries, servers["rclone"]),
+        warm_up=False,  # every round starts its own servers, and takes long enough
     )
     for name, mine in zip(STORAGES, ours, strict=True):
         what = f"apply of {entries:,} to our server, {name}"
@@ -81,6 +82,7 @@ def large(bench: Bench) -> Iterator[Row]:
     *ours, rclone = bench.compare(
         *(_apply(bench, source, _LARGE, name, []) for name in STORAGES),
         _rclone(bench, source, _LARGE, []),
+        warm_up=False,
     )
     for name, mine in zip(STORAGES, ours, strict=True):
         what = f"apply of {_LARGE} entries of 900 KB to our server, {name}"
@@ -138,7 +140,9 @@ def requests(bench: Bench) -> Iterator[Row]:
             found = dict(
                 zip(
                     names,
-                    bench.compare(*(_wrk(bench, method, name, keys, served) for name in names)),
+                    bench.compare(
+                        *(_wrk(bench, method, name, keys, served) for name in names), warm_up=False
+                    ),
                     strict=True,
                 )
             )
@@ -191,10 +195,10 @@ def _rclone(bench: Bench, source: Path, entries: int, server_peaks: list[float])
 
 
 def _server(side: Side | str, name: str, figures: list[float]) -> Side | str:
-    """The server's side of a comparison; the first of its figures is of the warm-up."""
+    """The server's side of a comparison."""
     if isinstance(side, str):
         return side
-    return Side(name=name, command=side.command, figures=figures[1 : 1 + len(side.figures)])
+    return Side(name=name, command=side.command, figures=figures)
 
 
 def _filled(bench: Bench, stack: contextlib.ExitStack, storage: str, source: Path) -> str:
