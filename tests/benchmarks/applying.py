@@ -22,7 +22,7 @@ _GIT_AUTHOR = ["-c", "user.name=Benchmark", "-c", "user.email=benchmark@example.
 
 def folders(bench: Bench) -> Iterator[Row]:
     """New entries, then overwrites, against rsync with and without its own syncing."""
-    entries = 2_000 if bench.quick else 10_000
+    entries = 1_000 if bench.quick else 10_000
     source, older = bench.store(entries), bench.store(entries, edited_every=1)
     ours, plain, synced = bench.compare(
         _ours(bench, source),
@@ -47,7 +47,7 @@ def folders(bench: Bench) -> Iterator[Row]:
 
 def resume(bench: Bench) -> Iterator[Row]:
     """An apply is killed when half of it is done, and run again."""
-    entries = 2_000 if bench.quick else 10_000
+    entries = 1_000 if bench.quick else 10_000
     source = bench.store(entries)
     measured: tuple[list[Spent], list[Spent]] = [], []
 
@@ -72,7 +72,7 @@ def copies(bench: Bench) -> Iterator[Row]:
     They do another job: restic encrypts and removes duplicates, git keeps what was before, and
     neither leaves a memory that an agent could read.
     """
-    entries = 2_000 if bench.quick else 10_000
+    entries = 1_000 if bench.quick else 10_000
     source = bench.store(entries)
 
     def planned() -> Spent:
@@ -114,7 +114,7 @@ def large(bench: Bench) -> Iterator[Row]:
     source = bench.place / "large"
     corpus.make_large(source, _LARGE)
     ours, synced = bench.compare(
-        _ours(bench, source), _rsync(bench, source, "-a", "--fsync"), rounds=5
+        _ours(bench, source), _rsync(bench, source, "-a", "--fsync"), rounds=2 if bench.quick else 5
     )
     yield row(f"durable apply, {_LARGE} new entries of 900 KB", "s", ours, synced)
 
