@@ -176,7 +176,8 @@ def _apply(
 
 
 def _rclone(bench: Bench, source: Path, entries: int, server_peaks: list[float]) -> Contender:
-    flags = ["--transfers", str(_TRANSFERS), "--checkers", str(_TRANSFERS)]
+    # Unless told otherwise it waits 10 ms before each request, which made it ten times slower.
+    flags = ["--webdav-pacer-min-sleep", "0", "--transfers", str(_TRANSFERS)]
 
     def work() -> Spent:
         with bench.folder() as store, peers.webdav(store, home=bench.place) as server:
