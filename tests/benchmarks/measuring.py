@@ -119,7 +119,7 @@ class Profiler:
         """The command that watches another one."""
         spy = str(Path(sys.executable).with_name("py-spy"))
         return [
-            spy, "record", "--rate", self._rate, "--subprocesses", "--format", "raw",
+            spy, "record", "--rate", self._rate, "--subprocesses", "--function", "--format", "raw",
             "--output", str(self.file), "--", sys.executable, *words,
         ]  # fmt: skip
 
