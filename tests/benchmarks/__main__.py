@@ -7,7 +7,9 @@ import datetime
 import os
 import platform
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -137,6 +139,8 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     if not given.render:
+        # Ended like this it still ends the servers that it has started, and removes its stores.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         names = [
             name
             for name, measure in MEASURES.items()

@@ -117,6 +117,31 @@ def large(bench: Bench) -> Iterator[Row]:
         _ours(bench, source), _rsync(bench, source, "-a", "--fsync"), rounds=2 if bench.quick else 5
     )
     yield row(f"durable apply, {_LARGE} new entries of 900 KB", "s", ours, synced)
+    (bench.place / "empty").mkdir()
+    planned, dry_run = bench.compare(
+        Contender(
+            "hdev plan",
+            "hdev plan SOURCE EMPTY --no-cache",
+            lambda: bench.hdev(
+                "plan",
+                f"filesystem:{source}",
+                f"filesystem:{bench.place / 'empty'}",
+                "--no-cache",
+                "-o",
+                bench.out(),
+            ),
+        ),
+        Contender(
+            "rsync -rnc",
+            "rsync -rnc SOURCE/ EMPTY/",
+            lambda: run(
+                [peers.find("rsync"), "-rnc", f"{source}/", f"{bench.place / 'empty'}/"],
+                home=bench.place,
+            ),
+        ),
+        warm_up=False,
+    )
+    yield row(f"plan, {_LARGE} new entries of 900 KB", "s", planned, dry_run)
 
 
 def _ours(bench: Bench, source: Path, *, onto: Path | None = None) -> Contender:
