@@ -52,7 +52,7 @@ AIMS: dict[str, Aim] = {
     "replan": Aim(
         "plan again, nothing changed, against find -printf over both stores",
         1.5,
-        hurdle="find prints what the kernel says of each file. hdev starts an interpreter, does the "
+        hurdle="find prints what the kernel says of a file. hdev starts an interpreter, does the "
         "same, checks it against what it knows, merges both sides, and writes a plan and a review.",
     ),
     "plan-10000": Aim("plan of 10,000 entries on both sides, against rsync -rnc", 2.0),
