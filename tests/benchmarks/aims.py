@@ -49,7 +49,12 @@ AIMS: dict[str, Aim] = {
     "plan-memory": Aim(
         "flat memory: the peak of a plan of 100,000 against that of 10,000 entries", 1.25
     ),
-    "replan": Aim("plan again, nothing changed, against find -printf over both stores", 1.5),
+    "replan": Aim(
+        "plan again, nothing changed, against find -printf over both stores",
+        1.5,
+        hurdle="find prints what the kernel says of a file. hdev starts an interpreter, does the "
+        "same, checks it against what it knows, merges both sides, and writes a plan and a review.",
+    ),
     "plan-10000": Aim("plan of 10,000 entries on both sides, against rsync -rnc", 2.0),
     "plan-empty": Aim(
         "plan of 10,000 entries into an empty target, against rsync -rnc",
@@ -80,6 +85,8 @@ AIMS: dict[str, Aim] = {
         "apply to our server, 10,000 new, durable and verified, against the existing migrator",
         20,
         "at least",
+        hurdle="Each entry is read, hashed, sent, written, synced, read back and recorded in two "
+        "logs, on two cores that client and server share.",
     ),
     "server-rclone": Aim(
         "the same against rclone copy to rclone serve webdav, neither durable nor verified",

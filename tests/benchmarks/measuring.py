@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from tests.benchmarks.results import Left, Measured, Row, Side
 HDEV = str(Path(sys.executable).with_name("hdev"))
 REPOSITORY = Path(__file__).parents[2]
 API_KEY = "benchmark-key"
+_LAUNCH = str(Path(__file__).with_name("launch.py"))
 LONGEST = 1800.0
 """Seconds after which a program is ended, and its benchmark fails."""
 
@@ -60,31 +60,27 @@ def run(
 ) -> Spent:
     """Run a program to its end in an empty home: its seconds.
 
-    Raises RuntimeError for another exit status, or when it takes too long. Linux counts the pages
-    of the parent into a new process's peak until it has its own program, so whoever calls this has
-    to stay small.
+    Raises RuntimeError for another exit status, or when it takes too long.
     """
-    begin = time.perf_counter()
-    with subprocess.Popen(
-        command,
-        cwd=home,
-        env={**environ(home), **(also or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as child:
-        assert child.stderr is not None
-        limit = threading.Timer(LONGEST, child.kill)
-        limit.start()
-        said = child.stderr.read()
-        _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.perf_counter() - begin
-        limit.cancel()
-        child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode not in accepted:
-        raise RuntimeError(f"{' '.join(command)} exited with {child.returncode}: {said[-2000:]}")
-    return Spent(seconds, usage.ru_maxrss * 1024 / 1e6)  # Linux counts it in KiB
+    with tempfile.TemporaryDirectory(prefix="launch-", dir=home) as place:
+        answer = Path(place) / "answer"
+        launch = [sys.executable, "-I", "-S", _LAUNCH, str(answer), str(LONGEST)]
+        said = subprocess.run(
+            [*launch, *command],
+            cwd=home,
+            env={**environ(home), **(also or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        ).stderr
+        if not answer.exists():
+            raise RuntimeError(f"{' '.join(command)} could not be started: {said[-2000:]}")
+        seconds, status, kibibytes = answer.read_text().split()
+    if int(status) not in accepted:
+        raise RuntimeError(f"{' '.join(command)} exited with {status}: {said[-2000:]}")
+    return Spent(float(seconds), int(kibibytes) * 1024 / 1e6)
 
 
 def first_byte(command: Sequence[str], *, home: Path) -> Spent:
@@ -123,7 +119,7 @@ class Profiler:
         """The command that watches another one."""
         spy = str(Path(sys.executable).with_name("py-spy"))
         return [
-            spy, "record", "--rate", self._rate, "--subprocesses", "--format", "raw",
+            spy, "record", "--rate", self._rate, "--subprocesses", "--function", "--format", "raw",
             "--output", str(self.file), "--", sys.executable, *words,
         ]  # fmt: skip
 
@@ -217,7 +213,7 @@ class Bench:
                 return
             try:
                 spent[turn].append(contenders[turn].work())
-            except (NotInstalled, OSError, RuntimeError) as error:
+            except Exception as error:  # noqa: BLE001 - the others go on, and the row says so
                 failed[turn] = f"{contenders[turn].name}: {error}"
                 print(f"  {failed[turn]}", flush=True)
 

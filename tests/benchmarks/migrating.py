@@ -63,7 +63,7 @@ def against_wrk(bench: Bench) -> Iterator[Row]:
     def replayed() -> Spent:
         with bench.folder() as store, peers.existing(store, home=bench.place) as server:
             spent = peers.replay(server.url, recorded, home=bench.place, connections=_CONNECTIONS)
-            _check(store, entries)
+            _check(store, entries, missing=_CONNECTIONS)  # wrk is ended with some on their way
         return spent
 
     applied(recorded)
@@ -103,9 +103,9 @@ def sequential(bench: Bench, entries: int, *flags: str) -> Contender:
     return Contender(name, f"{what}; {entries:,} entries to the existing server", work)
 
 
-def _check(store: Path, entries: int) -> None:
+def _check(store: Path, entries: int, *, missing: int = 0) -> None:
     arrived = sum(1 for _ in store.rglob("*.md")) - 1  # the server's own `global`
-    if arrived != entries:
+    if not entries - missing <= arrived <= entries:
         raise RuntimeError(f"{arrived} of {entries} entries arrived")
 
 

@@ -83,6 +83,7 @@ class Station:
         ticks, steal, busy, own = (
             now - before for now, before in zip(_counted(), self._begin, strict=True)
         )
+        ticks = max(ticks, 1 / _TICKS)  # the kernel may not have counted any yet
         foreign = max(busy - own, 0.0)
         return Weather(cpu=self._cpu, disk=self._disk, steal=steal / ticks, foreign=foreign / ticks)
 

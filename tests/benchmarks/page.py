@@ -24,8 +24,12 @@ KB), and a small file of metadata, in folders up to six deep, some of them with 
 All lies in the page cache but where a row says *cold*. *Ratio* is the median of hdev over that of
 the peer, *speed* how many times as fast as the peer hdev is.
 
-Peak memory is that of the largest process of a side. hdev reads source and target in two processes,
-rsync works in three.
+An apply of hdev is durable, verified and logged, and keeps what it replaces. Of the peers only
+`rsync --fsync`, restic and git sync. restic encrypts and removes duplicates, git keeps history:
+they do another job, and stand there for what a durable copy costs otherwise.
+
+Peak memory is that of the largest process of a side (rsync works in three). Less than 10 MB cannot
+be told apart: that is what the process has that starts it.
 """
 
 _YARDSTICKS = """\
@@ -63,7 +67,7 @@ def _about(runs: Sequence[Run]) -> Iterator[str]:
         )
     for run in runs:
         names = ", ".join(benchmark.name for benchmark in run.benchmarks)
-        size = "the quick sizes" if run.quick else "the full sizes"
+        size = "**quick sizes, for which no aim was set**" if run.quick else "full sizes"
         yield (
             f"* {run.started}, commit `{run.commit}`, {size}, {_span(run.seconds)}: {names}. "
             f"{'; '.join(run.machine)}."

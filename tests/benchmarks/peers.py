@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from tests import postgres as database
 from tests.benchmarks.measuring import API_KEY, HDEV, LONGEST, NotInstalled, Spent, environ, run
 
 _HERE = Path(__file__).parent
@@ -240,6 +243,20 @@ def replay(url: str, recorded: Path, *, home: Path, connections: int) -> Spent:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """A real PostgreSQL of its own: the URL of an empty database. Raises NotInstalled."""
-    raise NotImplementedError
+def postgres(home: Path) -> Iterator[str]:
+    """A real PostgreSQL that syncs what it commits: the URL of an empty database.
+
+    Raises NotInstalled.
+    """
+    programs = database.programs()
+    if programs is None or importlib.util.find_spec("psycopg") is None:
+        raise NotInstalled(f"PostgreSQL is not installed ({INSTALL['postgres']})")
+    home.chmod(0o711)  # the user that it runs as goes through it
+    with tempfile.TemporaryDirectory(prefix="postgres-", dir=home) as place:
+        Path(place).chmod(0o711)
+        database.prepare(programs, Path(place) / "cluster")
+        server = database.start(programs, Path(place) / "cluster")
+        try:
+            yield server.url()
+        finally:
+            server.kill()

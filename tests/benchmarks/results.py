@@ -61,10 +61,10 @@ class Measured(msgspec.Struct, frozen=True, tag="measured"):
         reached = aim.reached(self.ratio if self.ratio is not None else self.ours.median)
         alone = self.ours.figures
         if self.theirs is not None:
-            alone = [
-                mine / other
-                for mine, other in zip(self.ours.figures, self.theirs.figures, strict=True)
-            ]
+            others = self.theirs.figures
+            if len(others) != len(alone):  # not of the same rounds
+                others = [self.theirs.median] * len(alone)
+            alone = [mine / other for mine, other in zip(alone, others, strict=True)]
         agreeing = sum(aim.reached(figure) == reached for figure in alone)
         if agreeing < AGREEING * len(alone):
             return "too noisy to tell"

@@ -10,7 +10,7 @@ from tests.benchmarks.results import Row
 
 def reviews(bench: Bench) -> Iterator[Row]:
     """Of 10,000 actions, half of them overwrites; and of 100,000 new entries."""
-    entries, more = (2_000, 20_000) if bench.quick else (10_000, 100_000)
+    entries, more = (1_000, 10_000) if bench.quick else (10_000, 100_000)
     with bench.folder(copy_of=bench.store(entries // 2, edited_every=1)) as target:
         plan = bench.plan(f"filesystem:{bench.store(entries)}", f"filesystem:{target}")
         for form in ("markdown", "html"):

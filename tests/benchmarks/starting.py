@@ -35,6 +35,6 @@ def against_typer(bench: Bench) -> Iterator[Row]:
     ours, theirs = bench.compare(
         Contender("hdev", "hdev --help", lambda: python(HDEV, "--help")),
         Contender("Typer", "a Typer program that does nothing", lambda: python(str(program))),
-        rounds=10 if bench.quick else 20,
+        rounds=5 if bench.quick else 20,
     )
     yield row("start-up", "s", ours, theirs, "start")
