@@ -91,11 +91,14 @@ def put_entry(root: Path, key: str, content: str | bytes, metadata: Any = None) 
 
 
 def tree_of(root: Path) -> dict[str, bytes]:
-    """Every file below a folder, with its bytes; {} when the folder is missing."""
+    """Every file below a folder, with its bytes; {} when the folder is missing.
+
+    Without the index that a server keeps there: it follows from the rest whenever somebody looks.
+    """
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.name.startswith(".hdev-index-")
     }
 
 

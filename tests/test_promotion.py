@@ -79,4 +79,4 @@ def test_the_way_to_production_runs_as_written_and_shows_what_it_says(tmp_path):
     finally:
         shell.close(force=True)
     assert shell.exitstatus == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["promotion", "walk"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".cache", "promotion", "walk"]

@@ -20,7 +20,7 @@ from hdev_memory.core import audit
 from hdev_memory.core.entry import tag_of
 from hdev_memory.errors import AuditError, UsageError
 from hdev_memory.server.app import create_app
-from hdev_memory.server.audit import MAX_PAGE_RECORDS
+from hdev_memory.server.limits import DEFAULT
 from hdev_memory.server.run import serve_in_thread
 from hdev_memory.server.storage import opened, shareable
 
@@ -78,7 +78,7 @@ def records(client):
     """The whole log, page by page, checked as a chain; and the head that the server tells."""
     found, head = [], audit.EMPTY
     while True:
-        page = client.get("/api/audit", params={"after": head.seq, "limit": MAX_PAGE_RECORDS})
+        page = client.get("/api/audit", params={"after": head.seq, "limit": DEFAULT.page_records})
         lines = [
             json.dumps(r, separators=(",", ":")).encode() + b"\n" for r in page.json()["records"]
         ]

@@ -418,7 +418,7 @@ BUGS = (
         (
             (
                 "review/inert.py",
-                '    if char == "\\\\":\n        return "\\\\\\\\"\n',
+                '"\\\\\\\\" if char == "\\\\" else ',
                 "",
             ),
             ("review/inert.py", "[ -\\[\\]-~]*", "[ -~]*"),

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import msgspec
 
 from hdev_memory.backends.base import (
+    PERMISSION_DENIED,
     Change,
     Drifted,
     Failed,
@@ -509,7 +510,9 @@ class Batches:
                 reason = "the server says that the entry is another one"
                 return Outcome("precondition", reason, kept=kept)
             case msgspec.UNSET, msgspec.UNSET, msgspec.UNSET, str(reason):
-                return Outcome("refused", f"the server says: {short(reason)}", kept=kept)
+                if reason not in (TOO_LARGE, PERMISSION_DENIED):  # which users look for as they are
+                    reason = f"the server says: {short(reason)}"
+                return Outcome("refused", reason, kept=kept)
             case _:
                 raise _WRITE.unusable(f"a receipt of it says nothing of {change.key}")
 

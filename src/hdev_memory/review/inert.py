@@ -33,21 +33,30 @@ def spaced(text: str) -> str:
 
 def inert_part(text: str, start: int, end: int) -> str:
     """The characters from `start` to `end` as `inert` shows them within the whole text."""
-    part = text[start:end]
-    active = {found.start(found.lastindex or 0) for found in _COMMAND.finditer(text)}
-    if not active and _PLAIN.fullmatch(part):
-        return part
-    return "".join(
-        _spelled(char) if start + offset in active else _shown(char)
-        for offset, char in enumerate(part)
-    )
+    active = [found.start(found.lastindex or 0) for found in _COMMAND.finditer(text)]
+    if not active and _PLAIN.fullmatch(text, start, end):
+        return text[start:end]
+    shown = []
+    for place in active:
+        if start <= place < end:
+            shown += [text[start:place].translate(_SHOWN), _spelled(ord(text[place]))]
+            start = place + 1
+    return "".join([*shown, text[start:end].translate(_SHOWN)])
 
 
-def _spelled(char: str) -> str:
-    return f"\\u{{{ord(char):x}}}"
+class _Shown(dict[int, str]):
+    """How each character is shown, by its code; those that were met are kept, within bounds."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        shown = "\\\\" if char == "\\" else _spelled(code) if is_hidden(char) else char
+        if len(self) < 10_000:
+            self[code] = shown
+        return shown
 
 
-def _shown(char: str) -> str:
-    if char == "\\":
-        return "\\\\"
-    return _spelled(char) if is_hidden(char) else char
+_SHOWN = _Shown()
+
+
+def _spelled(code: int) -> str:
+    return f"\\u{{{code:x}}}"
