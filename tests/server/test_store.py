@@ -15,7 +15,7 @@ from hdev_memory.core.entry import Entry, Normalisation, tag_of
 from hdev_memory.errors import BackendError, StoreError
 from hdev_memory.server.audit import ServerLog
 from hdev_memory.server.conditions import Conditions, PreconditionFailed
-from hdev_memory.server.journal import JOURNAL_FILE, Journal
+from hdev_memory.server.journal import JOURNAL_FILE, RUN, Journal
 from hdev_memory.server.lease import Fences, LeaseLock, Superseded
 from hdev_memory.server.store import NORMAL, Refused, Store
 
@@ -161,6 +161,21 @@ def test_after_a_batch_that_ended_nobody_knows_how_no_other_is_begun(root):
 
     assert (root / JOURNAL_FILE).stat().st_size > 0
     assert not (root / "k.md").exists()
+
+
+def test_what_a_killed_server_has_staged_goes_also_where_there_is_no_entry_yet(root):
+    (root / "new/empty").mkdir(parents=True)
+    staged = root / "new/empty" / f"{durable.STAGED_PREFIX}{RUN}-0123456789abcdef0c-1"
+    staged.write_bytes(b"half of it")
+    (root / JOURNAL_FILE).write_bytes(b"")
+    with (
+        FilesystemBackend(str(root), must_exist=True) as folder,
+        contextlib.closing(Journal(root)) as journal,
+    ):
+        recovered = journal.recover(folder, NORMAL)
+
+    assert not staged.exists()
+    assert recovered.kept == ()
 
 
 def test_a_journal_that_was_closed_lets_nothing_be_written(root):

@@ -448,6 +448,13 @@ class FilesystemBackend(Closing):
         writer = Batch(self._root, normalisation, sync=self._sync, exchanges=exchanges, alone=alone)
         return writer.write(batch, session)
 
+    def folders(self) -> Iterator[str]:
+        """The root ("") and every folder below it that can be listed, by its path; no links."""
+        if self._root is None:
+            return
+        for path, _, _, _ in os.fwalk(".", dir_fd=self._root, follow_symlinks=False):
+            yield path[2:]
+
     def tidy(
         self,
         runs: Iterable[str],

@@ -20,7 +20,6 @@ import msgspec
 
 from hdev_memory import durable
 from hdev_memory.backends.base import (
-    Backend,
     Change,
     Drifted,
     Failed,
@@ -32,6 +31,7 @@ from hdev_memory.backends.base import (
     Stored,
     Transition,
 )
+from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.core.audit import Headmark
 from hdev_memory.core.digest import sha256
 from hdev_memory.core.entry import Normalisation, Value
@@ -129,7 +129,10 @@ class Journal:
         self._recorded = True
 
     def recover(
-        self, backend: Backend, normalisation: Normalisation, log: ServerLog | None = None
+        self,
+        backend: FilesystemBackend,
+        normalisation: Normalisation,
+        log: ServerLog | None = None,
     ) -> Recovered:
         """Finish what an earlier server was cut off in, and record that in the audit log.
 
@@ -153,10 +156,10 @@ class Journal:
                     logged &= log.recovered(changes, receipts, batch.authors, batch.head)
             durable.disk.truncate(self._file, 0)
             if self._unclean:
-                # Staged and not yet recorded. A folder that cannot be listed keeps them: they are
-                # never taken for entries, and the folder says so itself when it is asked for.
-                with contextlib.suppress(StoreError):
-                    kept.extend(backend.tidy([RUN], backend.keys(), {}, normalisation))
+                # Staged and not yet recorded, also in folders that have no entry yet. One that
+                # cannot be listed keeps them: they are never taken for entries.
+                inside = (f"{folder}/-" if folder else "-" for folder in backend.folders())
+                kept.extend(backend.tidy([RUN], inside, {}, normalisation))
             return Recovered(left=tuple(left), kept=tuple(kept), logged=logged)
 
     def _cut_off(self) -> Iterator[_Batch]:
