@@ -42,7 +42,7 @@ from hdev_memory.core.entry import (
     Value,
 )
 from hdev_memory.core.stretch import Stretch
-from hdev_memory.errors import UsageError
+from hdev_memory.errors import LockedError, UsageError
 
 if TYPE_CHECKING:
     import pathspec
@@ -301,6 +301,16 @@ class Holder(Value, frozen=True):
     expires_in: int | None = None
 
 
+def locked(location: str, holder: Holder) -> LockedError:
+    """Somebody else has the lock."""
+    left = f", for {holder.expires_in} seconds more" if holder.expires_in is not None else ""
+    return LockedError(
+        "Somebody else is writing to this memory.",
+        why=f"{holder.name} holds the lock of {location}{left}.",
+        hint="Wait for it to end, then run the command again; `hdev lock status` tells who it is.",
+    )
+
+
 class Reader(Protocol):
     """The half of a backend that cannot change anything."""
 
@@ -477,7 +487,8 @@ class Closing:
 
 
 class Whole(Closing):
-    """What a store answers that keeps no files of ours: it stages nothing, and has no locks."""
+    """What a store answers that keeps no files of ours: it stages nothing, and has no lock
+    unless it answers for one itself."""
 
     batch = BATCH
 

@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from hdev_memory.backends.base import Holder
+from hdev_memory.backends.base import Holder, locked
 from hdev_memory.backends.http_transport import (
     Answer,
     RequestFailed,
@@ -15,7 +15,7 @@ from hdev_memory.backends.http_transport import (
     unreachable,
 )
 from hdev_memory.core.entry import display_name
-from hdev_memory.errors import BackendError, LockedError
+from hdev_memory.errors import BackendError
 
 PATH = "/api/locks/target"
 SECONDS = 15
@@ -126,14 +126,4 @@ def holder_of(answer: Answer) -> Holder:
     return Holder(
         name=str(answer.body.get("holder"))[:_HOLDER_LENGTH],
         expires_in=seconds if isinstance(seconds, int) else None,
-    )
-
-
-def locked(location: str, holder: Holder) -> LockedError:
-    """Somebody else has the lock."""
-    left = f", for {holder.expires_in} seconds more" if holder.expires_in is not None else ""
-    return LockedError(
-        "Somebody else is writing to this memory.",
-        why=f"{holder.name} holds the lock of {location}{left}.",
-        hint="Wait for it to end, then run the command again; `hdev lock status` tells who it is.",
     )

@@ -27,7 +27,6 @@ from hdev_memory.backends.base import (
     MAX_ENTRY_BYTES,
     UNATTENDED,
     Change,
-    Closing,
     Drifted,
     Endpoint,
     Failed,
@@ -40,7 +39,7 @@ from hdev_memory.backends.base import (
     Scope,
     Session,
     Stored,
-    Transition,
+    Whole,
     parts_of,
 )
 from hdev_memory.backends.sql_lease import Hold, Leases
@@ -221,7 +220,7 @@ class Pool(Generic[C]):
             self._close(self._idle.pop())
 
 
-class SqlBackend(Closing, abc.ABC, Generic[C]):
+class SqlBackend(Whole, abc.ABC, Generic[C]):
     """A memory in a database; what differs between databases is in the methods of a dialect."""
 
     batch = 2048
@@ -661,16 +660,6 @@ class SqlBackend(Closing, abc.ABC, Generic[C]):
             why = "somebody else keeps changing this entry"
             receipts[key] = Failed(key=key, reason=why, intact=False)
         return receipts
-
-    def tidy(
-        self,
-        runs: Iterable[str],
-        keys: Iterable[str],
-        cut_off: Mapping[str, Transition],
-        normalisation: Normalisation,
-    ) -> Sequence[str]:
-        """Nothing: a transaction leaves nothing behind."""
-        return ()
 
     # The lock
 

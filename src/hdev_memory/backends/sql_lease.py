@@ -7,8 +7,9 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from hdev_memory.backends.base import Holder, locked
 from hdev_memory.core.entry import Value, display_name
-from hdev_memory.errors import HdevError, LockedError, StoreError
+from hdev_memory.errors import HdevError, StoreError
 
 if TYPE_CHECKING:
     from hdev_memory.backends.sql import SqlBackend
@@ -145,7 +146,8 @@ class Hold:
         except WriteRefused:
             return self
         except Taken as error:
-            raise _locked(self._location, error.lease) from None
+            lease = error.lease
+            raise locked(self._location, Holder(lease.holder, lease.expires_in)) from None
         self._renewing.start()
         return self
 
@@ -171,11 +173,3 @@ class Hold:
                 self._leases.renew(self._holder, SECONDS, self.fence)
             except HdevError:
                 continue  # the next renewal may get through; if none does, the fence stops us
-
-
-def _locked(location: str, lease: Given) -> LockedError:
-    return LockedError(
-        "Somebody else is writing to this memory.",
-        why=f"{lease.holder} holds the lock of {location}, for {lease.expires_in} seconds more.",
-        hint="Wait for it to end, then run the command again; `hdev lock status` tells who it is.",
-    )
