@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NoReturn
 
 import msgspec
@@ -45,8 +46,8 @@ def named(digest: str) -> str:
 def canonical_json(value: Any) -> bytes:
     """The RFC 8785 bytes of a JSON value.
 
-    Values with ASCII keys and no floats take msgspec's sorted encoder, which gives the same bytes
-    about twenty times faster (a property test holds the two together).
+    Values with ASCII keys and no unusual floats take msgspec's sorted encoder, which gives the same
+    bytes about twenty times faster (a property test holds the two together).
 
     Raises NotCanonical for NaN, infinities, integers beyond 2**53 - 1, lone surrogates, and
     nesting deeper than MAX_DEPTH.
@@ -68,6 +69,8 @@ def _is_plain(value: Any, depth: int) -> bool:
         return True
     if isinstance(value, int):
         return -_SAFE_INTEGER <= value <= _SAFE_INTEGER
+    if isinstance(value, float):  # within these both write the shortest digits, with a point
+        return 1e-4 <= abs(value) < 1e15 and not value.is_integer()
     if not isinstance(value, dict | list):
         return False
     if depth == 0:
@@ -109,33 +112,76 @@ def decode_value(text: str) -> Any:
 
 
 _Safe = Annotated[int, msgspec.Meta(ge=-_SAFE_INTEGER, le=_SAFE_INTEGER)]
-_Plain = dict[str, str | bool | _Safe | list[str] | None]
-_flat = msgspec.json.Decoder[_Plain](_Plain)
+_Float = Annotated[float, msgspec.Meta(gt=-1e15, lt=1e15)]
+_Leaf = str | bool | _Safe | _Float | None
+_Inner = _Leaf | list[_Leaf] | dict[str, _Leaf | list[_Leaf]]
+_Plain = dict[str, _Leaf | list[_Inner] | dict[str, _Inner]]
+_plain = msgspec.json.Decoder[_Plain](_Plain)
 
 
 def decode_plain(raw: bytes) -> dict[str, Any] | None:
-    """What `decode_object` reads from these bytes, where that is told fast; else None.
+    """`decode_all_plain` of one."""
+    found = decode_all_plain((raw,))
+    return found[0] if found is not None else None
 
-    It is told of flat ASCII objects of texts, whole numbers and lists of texts, which most metadata
-    is. msgspec reads them as the strict decoder does, but for a key that is there twice: as each
-    key is followed by one colon, there is none where there are as many colons in what was read.
+
+def decode_all_plain(raws: Sequence[bytes]) -> list[dict[str, Any]] | None:
+    """What `decode_object` reads from each of these, where that is told fast of all; else None.
+
+    It is told of objects of texts and usual numbers, some levels deep, which most metadata is.
+    msgspec reads them as the strict decoder does, but for a key that is there twice: of that one
+    only the last is kept, so there are fewer quotes in what was read than in the bytes.
     """
-    if not raw.isascii() or b"\\" in raw:  # an escape could be a colon, or a lone surrogate
+    together = b"".join(raws)
+    if b"\\u0022" in together:  # the one way to write a quote without one
         return None
     try:
-        found = _flat.decode(raw)
-    except (msgspec.MsgspecError, RecursionError):
+        found = [_plain.decode(raw) for raw in raws]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    colons = raw.count(b":")
-    # Its repr has a colon behind each key, and those in texts.
-    if colons != len(found) and colons != repr(found).count(":"):
+    encoded = _fast.encode(found)
+    if together.count(b'"') != encoded.count(b'"'):
+        return None
+    # Keys are sorted by UTF-16 in the canonical form, which is the order of code points but for
+    # those beyond the first 2**16.
+    if not encoded.isascii() and _astral(encoded.decode()) and not all(map(_ascii_keys, found)):
         return None
     return found
 
 
+def _astral(text: str) -> bool:
+    return len(text.encode("utf-16-le")) != 2 * len(text)
+
+
+def _ascii_keys(found: dict[str, Any] | list[Any]) -> bool:
+    if isinstance(found, dict) and not "".join(found).isascii():
+        return False
+    inner = found.values() if isinstance(found, dict) else found
+    return all(_ascii_keys(item) for item in inner if isinstance(item, dict | list))
+
+
 def canonical_plain(plain: dict[str, Any]) -> bytes:
-    """The RFC 8785 bytes of what `decode_plain` gave, or of a part of it."""
-    return _fast.encode(plain)
+    """`canonical_all_plain` of one."""
+    return canonical_all_plain((plain,))[0]
+
+
+def canonical_all_plain(plain: Sequence[dict[str, Any]]) -> list[bytes]:
+    """The RFC 8785 bytes of each of what `decode_all_plain` gave, or of a part of it."""
+    together = _fast.encode_lines(plain)
+    lines = together.split(b"\n")[:-1]
+    # A float that is written in another way there has a point here, or a negative exponent.
+    for mark in (b".", b"e-"):
+        number = end = 0
+        while (found := together.find(mark, end)) >= 0:
+            number += together.count(b"\n", end, found)
+            if _FLOAT.search(lines[number]):
+                lines[number] = canonical_json(plain[number])
+            end = together.index(b"\n", found)
+    return lines
+
+
+_FLOAT = re.compile(rb"[:,[]-?[0-9]+[.e]")
+"""Where a float begins, and what looks like one in some texts."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -179,8 +178,12 @@ def tag_of(content: bytes, metadata: Metadata) -> str:
 
     Two entries with one tag are read alike byte for byte; our server's ETag is this in quotes.
     """
-    text = _encode(metadata).encode()
-    return hashlib.sha256(hashlib.sha256(content).digest() + text).hexdigest()
+    return tag_of_digest(sha256(content), metadata)
+
+
+def tag_of_digest(content: str, metadata: Metadata) -> str:
+    """As `tag_of`, from the digest of the content."""
+    return sha256(bytes.fromhex(content) + _encode(metadata).encode())
 
 
 class Capabilities(Value, frozen=True):
