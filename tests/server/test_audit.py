@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 from tests.conftest import put_entry
+from tests.direct import DIRECT
 from tests.processes import PROGRAM, MemoryServer
 
 from hdev_memory.backends.base import Drifted, Failed, Put, Stored
@@ -41,7 +42,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def ask(server):
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=server.url, **DIRECT, timeout=30) as client:
 
         def ask(method, path, key=KEY, headers=(), **more):
             sent = {"Authorization": f"Bearer {key}", **dict(headers)}

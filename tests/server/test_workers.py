@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.direct import DIRECT
 from tests.processes import PROGRAM, MemoryServer
 
 from hdev_memory.server import keysfile
@@ -67,11 +68,11 @@ def alive(pid):
 
 
 def get(server, path):
-    return httpx.get(server.url + path, trust_env=False, timeout=LONG)
+    return httpx.get(server.url + path, **DIRECT, timeout=LONG)
 
 
 def put(server, key, content, **more):
-    sent = {"json": {"content": content}, "trust_env": False, "timeout": LONG, **more}
+    sent = {"json": {"content": content}, "timeout": LONG, **DIRECT, **more}
     return httpx.put(f"{server.url}{ENTRY}{key}", **sent)
 
 
@@ -225,7 +226,7 @@ def test_a_hup_reaches_the_workers_and_ends_none(tmp_path):
         tree = f"{server.url}/api/memory/tree"
         keysfile.add(file, "second", ("read",), "second-key", "2020-01-01T00:00:00Z", None)
         server.process.send_signal(signal.SIGHUP)
-        until(lambda: httpx.get(tree, headers=headers, trust_env=False).status_code == 200)
+        until(lambda: httpx.get(tree, headers=headers, **DIRECT).status_code == 200)
 
         assert server.workers() == before
 
