@@ -15,6 +15,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.direct import DIRECT
+from tests.postgres import fresh_schema
 from tests.processes import PROGRAM, MemoryServer
 
 from hdev_memory.server import keysfile
@@ -28,12 +29,13 @@ WORKERS = 2
 
 
 class Server(MemoryServer):
-    """A server of several workers on an SQLite file of its own."""
+    """A server of several workers on an SQLite file of its own, unless a database is named."""
 
-    def __init__(self, place, *flags):
+    def __init__(self, place, *flags, storage=None):
         super().__init__(place / "unused", None, *flags)
         path = self._command.index("--storage-path")
-        self._command[path : path + 2] = ["--storage", f"sqlite:{place / 'memory.sqlite'}"]
+        storage = storage or f"sqlite:{place / 'memory.sqlite'}"
+        self._command[path : path + 2] = ["--storage", storage]
         self._command += ["--workers", str(WORKERS)]
 
     def workers(self):
@@ -109,8 +111,10 @@ def test_workers_share_a_memory_count_together_and_end_together(tmp_path):
     assert not any(alive(pid) for pid in workers)
 
 
-def test_of_many_writers_over_all_workers_one_wins(tmp_path):
-    with Server(tmp_path) as server:
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_of_many_writers_over_all_workers_one_wins(tmp_path, request, kind):
+    shared = kind == "postgres" and request.getfixturevalue("postgres").url(fresh_schema())
+    with Server(tmp_path, storage=shared or None) as server:
         only_new = {"If-None-Match": "*"}
         with ThreadPoolExecutor(32) as threads:
             answers = list(
