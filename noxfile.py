@@ -63,9 +63,12 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The whole suite, on as many processes as there are cores."""
+    """The whole suite, on a process more than there are processors.
+
+    Stealing work keeps the tests of a module, and the servers that they share, in one process.
+    """
     session.install(*PINNED, *TEST_TOOLS, ".")
-    session.run("pytest", "-n", "auto", *session.posargs)
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session

@@ -129,11 +129,11 @@ def test_pages_lead_to_the_head_and_are_whole(server, ask):
     assert b"".join(lines) == (server.root / AUDIT_FILE).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "query", ["after=-1", "after=x", "limit=0", "limit=1001", "after=99999999999999999"]
-)
-def test_a_page_that_cannot_be_is_422(ask, query):
-    assert ask("GET", f"/api/audit?{query}").status_code == 422
+def test_a_page_that_cannot_be_is_422(ask):
+    queries = ["after=-1", "after=x", "limit=0", "limit=1001", "after=99999999999999999"]
+    answers = {query: ask("GET", f"/api/audit?{query}").status_code for query in queries}
+
+    assert answers == dict.fromkeys(queries, 422)
 
 
 def test_a_page_behind_the_end_is_empty_and_has_the_head(ask):
