@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn
 
@@ -45,14 +46,14 @@ def named(digest: str) -> str:
 def canonical_json(value: Any) -> bytes:
     """The RFC 8785 bytes of a JSON value.
 
-    Values with ASCII keys and no floats take msgspec's sorted encoder, which gives the same bytes
-    about twenty times faster (a property test holds the two together).
+    Values with ASCII keys and usual numbers take msgspec's sorted encoder, which gives the same
+    bytes about twenty times faster (a property test holds the two together).
 
     Raises NotCanonical for NaN, infinities, integers beyond 2**53 - 1, lone surrogates, and
     nesting deeper than MAX_DEPTH.
     """
     try:
-        if _is_plain(value, MAX_DEPTH):
+        if type(value) is Plain or _is_plain(value, MAX_DEPTH):
             return _fast.encode(value)
         return rfc8785.dumps(value)
     except rfc8785.IntegerDomainError:
@@ -63,23 +64,33 @@ def canonical_json(value: Any) -> bytes:
         raise NotCanonical("holds text that is not valid Unicode") from None
 
 
+_SCALARS = frozenset({str, bool, type(None)})
+
+
 def _is_plain(value: Any, depth: int) -> bool:
-    if isinstance(value, str) or value is None or value is True or value is False:
+    """Whether msgspec spells a value as RFC 8785 does. Raises NotCanonical for one too deep."""
+    kind = type(value)
+    if kind in _SCALARS:
         return True
-    if isinstance(value, int):
-        return -_SAFE_INTEGER <= value <= _SAFE_INTEGER
-    if not isinstance(value, dict | list):
-        return False
+    if kind is int:
+        return bool(-_SAFE_INTEGER <= value <= _SAFE_INTEGER)
+    if kind is float:
+        # Where no exponent is due and none is left out, the shortest digits are the same for all.
+        return bool(1e-3 <= abs(value) < 1e15 and not value.is_integer())
+    if kind is not dict and not isinstance(value, dict | list):
+        return isinstance(value, str)
     if depth == 0:
         raise NotCanonical(f"is nested deeper than {MAX_DEPTH} levels")
     plain = True
     items: Iterable[Any] = value
     if isinstance(value, dict):
-        plain = all(map(str.isascii, value))
+        plain = "".join(value).isascii()
         items = value.values()
+    # Asked of all at once: a call for each costs more than all else here.
+    if _SCALARS.issuperset(map(type, items)):
+        return plain
     for item in items:
-        # Most are strings, and a call for each costs more than all else here. No early exit: depth
-        # is checked in every branch before anything recursive runs.
+        # No early exit: depth is checked in every branch before anything recursive runs.
         if type(item) is not str and not _is_plain(item, depth - 1):
             plain = False
     return plain
@@ -108,29 +119,49 @@ def decode_value(text: str) -> Any:
         raise NotCanonical("is not valid JSON") from None
 
 
+class Plain(dict[str, Any]):
+    """Metadata that msgspec spells as RFC 8785 does, as `decode_plain` gives it.
+
+    Something may be taken out of it, and nothing put in: what it holds is not looked at again.
+    """
+
+    __slots__ = ()
+
+
 _Safe = Annotated[int, msgspec.Meta(ge=-_SAFE_INTEGER, le=_SAFE_INTEGER)]
-_Plain = dict[str, str | bool | _Safe | list[str] | None]
-_flat = msgspec.json.Decoder[_Plain](_Plain)
+_Flat = dict[str, str | bool | _Safe | float | list[str] | None]
+_Nested = dict[str, str | bool | _Safe | float | list[str] | _Flat | None]
+_nested = msgspec.json.Decoder[_Nested](_Nested)
+_COLON = re.compile(rb"\\u003[aA]")
 
 
 def decode_plain(raw: bytes) -> dict[str, Any] | None:
-    """What `decode_object` reads from these bytes, where that is told fast; else None.
+    """What `decode_object` reads from these bytes, as a Plain, where that is told fast; else None.
 
-    It is told of flat ASCII objects of texts, whole numbers and lists of texts, which most metadata
-    is. msgspec reads them as the strict decoder does, but for a key that is there twice: as each
-    key is followed by one colon, there is none where there are as many colons in what was read.
+    It is told of objects of texts, usual numbers, lists of texts, and objects of the like, which
+    most metadata is. msgspec reads them as the strict decoder does, but for a key that is there
+    twice: as each key is followed by one colon, there is none where there are as many colons in
+    what was read.
     """
-    if not raw.isascii() or b"\\" in raw:  # an escape could be a colon, or a lone surrogate
-        return None
     try:
-        found = _flat.decode(raw)
-    except (msgspec.MsgspecError, RecursionError):
+        found = Plain(_nested.decode(raw))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    kinds = set(map(type, found.values()))
+    names = len(found)
+    if dict in kinds:
+        for value in found.values():
+            if type(value) is dict:
+                kinds.update(map(type, value.values()))
+                names += len(value)
     colons = raw.count(b":")
     # Its repr has a colon behind each key, and those in texts.
-    if colons != len(found) and colons != repr(found).count(":"):
+    if colons != names and colons != repr(found).count(":"):
         return None
-    return found
+    if raw.isascii() and b"\\" not in raw and float not in kinds:
+        return found
+    # An escape could be a colon, a key beyond ASCII, or a number not a usual one.
+    return found if not _COLON.search(raw) and _is_plain(found, MAX_DEPTH) else None
 
 
 def canonical_plain(plain: dict[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from hdev_memory.core.digest import Digest, canonical_json, sha256
+from hdev_memory.core.digest import Digest, Plain, canonical_json, canonical_plain, sha256
 
 Metadata = dict[str, Any]
 
@@ -143,7 +144,10 @@ class Normalisation(Value, frozen=True):
         return content
 
     def metadata(self, metadata: Metadata) -> Metadata:
-        return {name: value for name, value in metadata.items() if name not in self.bookkeeping}
+        kept = Plain(metadata) if type(metadata) is Plain else dict(metadata)
+        for name in self.bookkeeping:
+            kept.pop(name, None)
+        return kept
 
     def state(self, content: bytes, metadata: Metadata) -> State:
         """The state of an entry with this content and metadata.
@@ -171,7 +175,8 @@ def metadata_digest(metadata: Metadata) -> str:
     return sha256(canonical_json(metadata))
 
 
-_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=True).encode
+# What it spells is no circle: whatever comes here has been read, or has a canonical form.
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=True, check_circular=False).encode
 
 
 def tag_of(content: bytes, metadata: Metadata) -> str:
@@ -179,8 +184,25 @@ def tag_of(content: bytes, metadata: Metadata) -> str:
 
     Two entries with one tag are read alike byte for byte; our server's ETag is this in quotes.
     """
-    text = _encode(metadata).encode()
-    return hashlib.sha256(hashlib.sha256(content).digest() + text).hexdigest()
+    return tag_by_digest(hashlib.sha256(content).digest(), metadata)
+
+
+def tag_by_digest(digest: bytes, metadata: Metadata) -> str:
+    """The same, of an entry whose content has this SHA-256."""
+    if type(metadata) is Plain and len(canonical := canonical_plain(metadata)) <= _OFTEN_BYTES:
+        text = _often(canonical)
+    else:
+        text = _encode(metadata).encode()
+    return hashlib.sha256(digest + text).hexdigest()
+
+
+_OFTEN_BYTES = 2048
+
+
+@functools.lru_cache(2048)
+def _often(canonical: bytes) -> bytes:
+    """How a tag spells metadata, which a write and what reads it back ask for again and again."""
+    return _encode(msgspec.json.decode(canonical)).encode()
 
 
 class Capabilities(Value, frozen=True):
