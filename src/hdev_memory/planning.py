@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os.path
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -67,9 +67,16 @@ class Request:
 
 
 def plan(
-    source: Reader, target: Reader, request: Request, emit: events.Emit = events.silent
+    source: Reader,
+    target: Reader,
+    request: Request,
+    emit: events.Emit = events.silent,
+    *,
+    passed: Callable[[Seen], object] | None = None,
 ) -> Iterator[bytes]:
     """The bytes of the plan, as a stream; both ends are read while it is consumed.
+
+    `passed` is told of everything that the target holds, in the order of keys.
 
     Raises StoreError when the ends are one and the same, PolicyError when it would delete more than
     it may, and whatever the readers raise; what was yielded until then is then worth nothing.
@@ -118,8 +125,15 @@ def plan(
         contextlib.closing(ours.counted(_seen(source, scope, normalisation, aside=aside))) as left,
         contextlib.closing(theirs.counted(_seen(target, scope, normalisation))) as right,
     ):
-        outcomes = diff(left, right, rules, target.obstacle)
+        standing = right if passed is None else _told(right, passed)
+        outcomes = diff(left, standing, rules, target.obstacle)
         yield from encode(head, watch.watched(collector.actions(outcomes)), tail)
+
+
+def _told(items: Iterable[Seen], passed: Callable[[Seen], object]) -> Iterator[Seen]:
+    for item in items:
+        passed(item)
+        yield item
 
 
 def _judged(watch: Watch, head: Head, summary: Summary, created: str) -> tuple[Finding, ...]:

@@ -42,13 +42,13 @@ def reads(monkeypatch):
     """The entries that were read, by name; every change counts as settled at once."""
     monkeypatch.setattr(filesystem_stretch, "GRAIN", -(10**15))
     seen = []
-    usual = filesystem_stretch.StretchReader._usual
+    taken = filesystem_stretch.StretchReader._taken
 
-    def counted(self, folder, name, settled):
-        seen.append(name)
-        return usual(self, folder, name, settled)
+    def counted(self, folder, names, settled):
+        seen.extend(names)
+        return taken(self, folder, names, settled)
 
-    monkeypatch.setattr(filesystem_stretch.StretchReader, "_usual", counted)
+    monkeypatch.setattr(filesystem_stretch.StretchReader, "_taken", counted)
     return seen
 
 

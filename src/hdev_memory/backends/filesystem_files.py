@@ -194,7 +194,7 @@ def read_entry(folder: int, key: str, name: str) -> Entry | Absent | Unreadable:
         return Entry(key=key, content=content, metadata={}, note=note, sidecar=b"")
     except (OSError, NotAFile, TooLarge) as error:
         return Unreadable(key=key, reason=why(error, "its metadata"))
-    metadata = decode_plain(sidecar)
+    metadata: Metadata | None = decode_plain(sidecar)
     if metadata is None:
         try:
             metadata = decode_object(sidecar.decode())

@@ -31,13 +31,22 @@ from hdev_memory.backends.filesystem_files import (
 )
 from hdev_memory.core.digest import (
     NotCanonical,
+    canonical_all_plain,
     canonical_json,
-    canonical_plain,
+    decode_all_plain,
     decode_object,
-    decode_plain,
     sha256,
 )
-from hdev_memory.core.entry import Entry, EntryState, Normalisation, State, Unreadable, tag_of
+from hdev_memory.core.entry import (
+    Entry,
+    EntryState,
+    Metadata,
+    Normalisation,
+    State,
+    Unreadable,
+    tag_of,
+    tag_of_digest,
+)
 from hdev_memory.core.stretch import Stretch, is_plain, plain_line, read_line, state_line
 
 LONGEST = 512
@@ -52,6 +61,9 @@ _ROOM = 16 * 1024
 
 _READERS = 8
 """Threads that read ahead where files come from the disk: it is asked for as many at once."""
+
+_PAGE_BLOCKS = 8
+"""Blocks of 512 bytes in the least that is read of a file."""
 
 _encode = msgspec.json.Encoder().encode
 _digest = functools.lru_cache(4096)(sha256)
@@ -143,6 +155,7 @@ class StretchReader:
         self._tagged = tagged
         self._cold = False
         """Whether the files of the last folder were not in the page cache."""
+        self._blocks = _blocks_read()
 
     def read(
         self,
@@ -159,18 +172,23 @@ class StretchReader:
         """
         # Before anything is looked at, so that no change after it can seem older than it is.
         settled = time.time_ns() - GRAIN
-        before = _blocks_read()
         if self._cold:
             _read_ahead(folder, [name for name in names if name not in known])
-        found: list[_Found] = []
+        asked = [name for name in names if name in listed and name not in known]
+        usual = self._usual(self._taken(folder, asked, settled))
+        if len(usual.names) == len(names):
+            yield _made(prefix, usual, {})
+            self._look_back(len(names))
+            return
+        read = {row[0]: row for row in zip(*usual, strict=True)}
+        found: list[_Row] = []
         notes: dict[str, str] = {}
         for name in names:
             if name in known:
-                found.append(_as_found(name, known[name]))
+                found.append(_row_of(name, known[name]))
                 continue
-            usual = self._usual(folder, name, settled) if name in listed else None
-            if usual is not None:
-                found.append(usual)
+            if name in read:
+                found.append(read[name])
                 continue
             entry = read_entry(folder, prefix + name, name)
             state = state_read(entry, self._normalisation)
@@ -182,65 +200,133 @@ class StretchReader:
                     notes[state.key] = state.note
             elif isinstance(state, Unreadable):
                 if found:
-                    yield _made(prefix, found, notes)
+                    yield _made(prefix, _Found(*zip(*found, strict=True)), notes)
                     found, notes = [], {}
                 yield state
-        # Told by blocks, not by time: a busy machine makes a warm loop wait as well.
-        self._cold = _blocks_read() - before >= len(names)
         if found:
-            yield _made(prefix, found, notes)
+            yield _made(prefix, _Found(*zip(*found, strict=True)), notes)
+        self._look_back(len(names))
 
-    def _usual(self, folder: int, name: str, settled: int) -> _Found | None:
-        """One entry as it mostly is; None for any that is not to be read here.
+    def _look_back(self, entries: int) -> None:
+        """Tell whether so many entries, just read, were in the page cache."""
+        # By blocks, not by time: a busy machine makes a warm loop wait as well. An entry is two
+        # pages at least: where few of them are missing, the threads cost more than they bring.
+        blocks = _blocks_read()
+        self._cold = blocks - self._blocks >= _PAGE_BLOCKS * entries
+        self._blocks = blocks
+
+    def _taken(self, folder: int, names: Sequence[str], settled: int) -> _Taken:
+        """The bytes of entries as they mostly are; any other is left out.
 
         A pipe or device that took a name since the folder was listed can be taken for a file: it
         would have to hand out less than was asked for, but something.
         """
-        try:
-            file = os.open(name + CONTENT, READ, dir_fd=folder)
+        taken = _Taken([], [], [], [], [], [])
+        one = two = None
+        for name in names:
             try:
-                one = os.fstat(file) if self._statted else None
-                content = os.read(file, _ROOM)
-                # Less than was asked for is the end of a regular file; nothing may be a pipe.
-                if not 0 < len(content) < _ROOM:
-                    content = read_rest(file, content)
-            finally:
-                os.close(file)
-            file = os.open(name + METADATA, READ, dir_fd=folder)
+                file = os.open(name + CONTENT, READ, dir_fd=folder)
+                try:
+                    if self._statted:
+                        one = os.fstat(file)
+                    content = os.read(file, _ROOM)
+                    # Less than was asked for is the end of a regular file; nothing may be a pipe.
+                    if not 0 < len(content) < _ROOM:
+                        content = read_rest(file, content)
+                finally:
+                    os.close(file)
+                file = os.open(name + METADATA, READ, dir_fd=folder)
+                try:
+                    if self._statted:
+                        two = os.fstat(file)
+                    sidecar = os.read(file, _ROOM)
+                    if not 0 < len(sidecar) < _ROOM:
+                        sidecar = read_rest(file, sidecar)
+                finally:
+                    os.close(file)
+                if not content.isascii():
+                    content.decode()
+            except (OSError, NotAFile, TooLarge, UnicodeDecodeError):
+                continue
+            taken.names.append(name)
+            taken.sidecars.append(sidecar)
+            exact = hashlib.sha256(content).hexdigest()
+            taken.exact.append(exact)
+            if self._normalisation.line_ends == "exact":
+                taken.contents.append(exact)
+            else:
+                content = self._normalisation.content(content)
+                taken.contents.append(sha256(content))
+            taken.sizes.append(len(content))
+            taken.stats.append(
+                _UNSETTLED if one is None or two is None else _settled(one, two, settled)
+            )
+        return taken
+
+    def _usual(self, taken: _Taken) -> _Found:
+        """Those of them whose metadata is sound."""
+        metadata = decode_all_plain(taken.sidecars)
+        if metadata is not None:  # all at once takes half the time
+            tags = self._tags(taken.exact, metadata)
+            canonical = canonical_all_plain(self._kept(metadata))
+            digests = [_digest(one) for one in canonical]
+            return _Found(
+                taken.names, taken.contents, digests, taken.sizes, canonical, tags, taken.stats
+            )
+        rows: list[_Row] = []
+        for name, content, size, sidecar, exact, stats in zip(*taken, strict=True):
             try:
-                two = os.fstat(file) if self._statted else None
-                sidecar = os.read(file, _ROOM)
-                if not 0 < len(sidecar) < _ROOM:
-                    sidecar = read_rest(file, sidecar)
-            finally:
-                os.close(file)
-            if not content.isascii():
-                content.decode()
-            metadata = decode_plain(sidecar)
-            plain = metadata is not None
-            if metadata is None:
-                metadata = decode_object(sidecar.decode())
-            tag = tag_of(content, metadata) if self._tagged else ""
+                alone = decode_all_plain([sidecar]) or [decode_object(sidecar.decode())]
+                (tag,) = self._tags([exact], alone)
+                (kept,) = self._kept(alone)
+                digest = _digest(canonical_json(kept))
+            except (NotCanonical, UnicodeDecodeError):
+                continue
+            rows.append((name, content, digest, size, _encode(kept), tag, stats))
+        return _Found(*zip(*rows, strict=True)) if rows else _NOTHING
+
+    def _tags(self, exact: Sequence[str], metadata: Sequence[Metadata]) -> Sequence[str]:
+        if not self._tagged:
+            return [""] * len(exact)
+        return [tag_of_digest(one, its) for one, its in zip(exact, metadata, strict=True)]
+
+    def _kept(self, metadata: Sequence[Metadata]) -> Sequence[Metadata]:
+        """The same ones, without bookkeeping from here on."""
+        for its in metadata:
             for bookkept in self._normalisation.bookkeeping:
-                metadata.pop(bookkept, None)
-            canonical = canonical_plain(metadata) if plain else canonical_json(metadata)
-        except (OSError, NotAFile, TooLarge, UnicodeDecodeError, NotCanonical):
-            return None
-        if self._normalisation.line_ends != "exact":
-            content = self._normalisation.content(content)
-        return (
-            name,
-            hashlib.sha256(content).hexdigest(),
-            _digest(canonical),
-            len(content),
-            canonical if plain else _encode(metadata),
-            tag,
-            _UNSETTLED if one is None or two is None else _settled(one, two, settled),
-        )
+                its.pop(bookkept, None)
+        return metadata
 
 
-_Found = tuple[str, str, str, int, bytes, str, Stats]
-"""An entry: name, digests of content and metadata, bytes of content, metadata, tag, stats."""
+class _Taken(NamedTuple):
+    """Entries as columns: names, digests and sizes of their normalised contents, sidecars, digests
+    of their contents as they are, and stats."""
+
+    names: list[str]
+    contents: list[str]
+    sizes: list[int]
+    sidecars: list[bytes]
+    exact: list[str]
+    stats: list[Stats]
+
+
+class _Found(NamedTuple):
+    """Entries as columns: names, digests of contents and of metadata, sizes of contents, metadata,
+    tags and stats."""
+
+    names: Sequence[str]
+    contents: Sequence[str]
+    digests: Sequence[str]
+    sizes: Sequence[int]
+    metadata: Sequence[bytes]
+    tags: Sequence[str]
+    stats: Sequence[Stats]
+
+
+_Row = tuple[str, str, str, int, bytes, str, Stats]
+"""One entry of `_Found`."""
+
+_NOTHING = _Found((), (), (), (), (), (), ())
 
 
 def _settled(one: os.stat_result, two: os.stat_result, before: int) -> Stats:
@@ -266,7 +352,7 @@ def _parts(found: EntryState) -> tuple[str, str, int, bytes]:
     return state.content, state.metadata, state.bytes, _encode(found.metadata)
 
 
-def _as_found(name: str, known: Known) -> _Found:
+def _row_of(name: str, known: Known) -> _Row:
     _, state = read_line(known.line)
     return (
         name,
@@ -279,30 +365,31 @@ def _as_found(name: str, known: Known) -> _Found:
     )
 
 
-def _made(prefix: str, found: Sequence[_Found], notes: dict[str, str]) -> Read:
-    names, _, _, sizes, metadata, tags, stats = zip(*found, strict=True)
+def _made(prefix: str, found: _Found, notes: dict[str, str]) -> Read:
+    names = found.names
+    states = zip(names, found.contents, found.digests, found.sizes, strict=True)
     if is_plain(prefix + "".join(names)):
         lines = "".join(
             [
                 plain_line(prefix + name, content, digest, size)
-                for name, content, digest, size, _, _, _ in found
+                for name, content, digest, size in states
             ]
         ).encode()
     else:
         lines = b"".join(
             [
                 state_line(prefix + name, State(content=content, metadata=digest, bytes=size))
-                for name, content, digest, size, _, _, _ in found
+                for name, content, digest, size in states
             ]
         )
     stretch = Stretch(
         first=prefix + names[0],
         last=prefix + names[-1],
         count=len(names),
-        size=sum(sizes),
+        size=sum(found.sizes),
         lines=lines,
-        metadata=b"[" + b",".join(metadata) + b"]",
+        metadata=b"[" + b",".join(found.metadata) + b"]",
         notes=notes,
-        tags="".join(tags),
+        tags="".join(found.tags),
     )
-    return Read(stretch, names, stats)
+    return Read(stretch, tuple(names), tuple(found.stats))

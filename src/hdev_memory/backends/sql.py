@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import hashlib
 import json
 import re
 import threading
@@ -70,7 +69,7 @@ from hdev_memory.core.entry import (
     check_key,
     display_name,
     metadata_digest,
-    tag_by_digest,
+    tag_of_digest,
 )
 from hdev_memory.errors import BackendError, HdevError, LockedError, StoreError
 
@@ -800,16 +799,16 @@ def _wanted(change: Change) -> Row | None:
     except NotCanonical as error:
         raise _Refusal(f"the metadata {error}") from None
     lf = _LF.content(content)
-    hashed = hashlib.sha256(content)
+    hashed = sha256(content)
     return Row(
         key=change.key,
         metadata=_compact(metadata),
-        content_digest=hashed.hexdigest(),
+        content_digest=hashed,
         metadata_digest=digest,
         size=len(content),
         lf_digest=sha256(lf) if lf is not content else None,
         lf_size=len(lf) if lf is not content else None,
-        tag=tag_by_digest(hashed.digest(), metadata),
+        tag=tag_of_digest(hashed, metadata),
         length=len(content),
         content=content,
     )
@@ -848,7 +847,7 @@ def _state(row: Row, metadata: Metadata, normalisation: Normalisation) -> State:
 def _sound(row: Row) -> Metadata:
     """The metadata of a row whose digests fit what it holds. Raises NotCanonical."""
     metadata = _metadata(row)
-    tag = tag_by_digest(bytes.fromhex(row.content_digest), metadata)
+    tag = tag_of_digest(row.content_digest, metadata)
     if (row.metadata_digest, row.tag) != (metadata_digest(_EXACT.metadata(metadata)), tag):
         raise NotCanonical("its metadata does not have the digest that stands beside it")
     if row.content is not None:

@@ -50,6 +50,7 @@ from hdev_memory.core.override import encode as encode_override
 from hdev_memory.core.plan import End, Limits, Options, Provenance
 from hdev_memory.errors import AuditError, HdevError, LockedError, PlanError, UsageError
 from hdev_memory.findings import Judge
+from hdev_memory.passed import Passed
 from hdev_memory.review import document, markdown, metadata, reading
 from hdev_memory.review.inert import inert
 
@@ -183,13 +184,21 @@ class Reviewer:
 
     def __init__(self, ends: tuple[Backend, Backend], *, content: bool = True) -> None:
         self._ends = ends
-        self._content = content
+        self.content = content
+        """Whether the review shows what entries hold, so that both ends are read for it."""
         self._described: dict[str, document.Document] = {}
 
-    def __call__(self, opened: plandir.OpenPlan, name: str) -> document.Document:
+    def __call__(
+        self, opened: plandir.OpenPlan, name: str, standing: Iterable[str] | None = None
+    ) -> document.Document:
+        """`standing` are the keys of the target, sorted, where they are known already."""
         which = opened.plan.plan_id
         if which not in self._described:
-            looked = reading.read(opened, *self._ends) if self._content else unread(opened)
+            looked = (
+                reading.read(opened, *self._ends, standing=standing)
+                if self.content
+                else unread(opened)
+            )
             heading = document.head(opened, name=name)
             self._described = {which: document.describe(opened, heading, looked)}
         return self._described[which]
@@ -305,11 +314,15 @@ def make_plan(
     folder = out
     refuse_inside(folder, ends)
     ours, theirs = readers if readers is not None else ends
-    with Shown(lines) as shown:
+    # Of narrowed readers the keys that stand beside what is planned are not seen.
+    kept = described.content and readers is None
+    with Passed() as passed, Shown(lines) as shown:
         return plandir.create(
             folder,
-            planning.plan(ours, theirs, adapt(request), shown.emit),
-            lambda draft: markdown.render(described(draft, folder.name)),
+            planning.plan(
+                ours, theirs, adapt(request), shown.emit, passed=passed.add if kept else None
+            ),
+            lambda draft: markdown.render(described(draft, folder.name, passed if kept else None)),
             lambda plan_id: engine.make_record("planned", plan_id=plan_id, run=new_run()),
         )
 

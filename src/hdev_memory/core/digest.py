@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NoReturn
 
 import msgspec
@@ -46,14 +46,20 @@ def named(digest: str) -> str:
 def canonical_json(value: Any) -> bytes:
     """The RFC 8785 bytes of a JSON value.
 
-    Values with ASCII keys and usual numbers take msgspec's sorted encoder, which gives the same
+    Values with ASCII keys and no unusual floats take msgspec's sorted encoder, which gives the same
     bytes about twenty times faster (a property test holds the two together).
 
     Raises NotCanonical for NaN, infinities, integers beyond 2**53 - 1, lone surrogates, and
     nesting deeper than MAX_DEPTH.
     """
+    if type(value) is Plain:
+        return canonical_plain(value)
+    return _canonical(value)
+
+
+def _canonical(value: Any) -> bytes:
     try:
-        if type(value) is Plain or _is_plain(value, MAX_DEPTH):
+        if _is_plain(value, MAX_DEPTH):
             return _fast.encode(value)
         return rfc8785.dumps(value)
     except rfc8785.IntegerDomainError:
@@ -72,12 +78,11 @@ def _is_plain(value: Any, depth: int) -> bool:
     kind = type(value)
     if kind in _SCALARS:
         return True
-    if kind is int:
-        return bool(-_SAFE_INTEGER <= value <= _SAFE_INTEGER)
-    if kind is float:
-        # Where no exponent is due and none is left out, the shortest digits are the same for all.
-        return bool(1e-3 <= abs(value) < 1e15 and not value.is_integer())
-    if kind is not dict and not isinstance(value, dict | list):
+    if isinstance(value, int):
+        return -_SAFE_INTEGER <= value <= _SAFE_INTEGER
+    if isinstance(value, float):  # within these both write the shortest digits, with a point
+        return 1e-4 <= abs(value) < 1e15 and not value.is_integer()
+    if not isinstance(value, dict | list):
         return isinstance(value, str)
     if depth == 0:
         raise NotCanonical(f"is nested deeper than {MAX_DEPTH} levels")
@@ -120,7 +125,7 @@ def decode_value(text: str) -> Any:
 
 
 class Plain(dict[str, Any]):
-    """Metadata that msgspec spells as RFC 8785 does, as `decode_plain` gives it.
+    """Metadata as `decode_plain` gives it, of which `canonical_plain` tells the canonical form.
 
     Something may be taken out of it, and nothing put in: what it holds is not looked at again.
     """
@@ -129,44 +134,79 @@ class Plain(dict[str, Any]):
 
 
 _Safe = Annotated[int, msgspec.Meta(ge=-_SAFE_INTEGER, le=_SAFE_INTEGER)]
-_Flat = dict[str, str | bool | _Safe | float | list[str] | None]
-_Nested = dict[str, str | bool | _Safe | float | list[str] | _Flat | None]
-_nested = msgspec.json.Decoder[_Nested](_Nested)
-_COLON = re.compile(rb"\\u003[aA]")
+_Float = Annotated[float, msgspec.Meta(gt=-1e15, lt=1e15)]
+_Leaf = str | bool | _Safe | _Float | None
+_Inner = _Leaf | list[_Leaf] | dict[str, _Leaf | list[_Leaf]]
+_Plain = dict[str, _Leaf | list[_Inner] | dict[str, _Inner]]
+_plain = msgspec.json.Decoder[_Plain](_Plain)
 
 
-def decode_plain(raw: bytes) -> dict[str, Any] | None:
-    """What `decode_object` reads from these bytes, as a Plain, where that is told fast; else None.
+def decode_plain(raw: bytes) -> Plain | None:
+    """`decode_all_plain` of one."""
+    found = decode_all_plain((raw,))
+    return Plain(found[0]) if found is not None else None
 
-    It is told of objects of texts, usual numbers, lists of texts, and objects of the like, which
-    most metadata is. msgspec reads them as the strict decoder does, but for a key that is there
-    twice: as each key is followed by one colon, there is none where there are as many colons in
-    what was read.
+
+def decode_all_plain(raws: Sequence[bytes]) -> list[dict[str, Any]] | None:
+    """What `decode_object` reads from each of these, where that is told fast of all; else None.
+
+    It is told of objects of texts and usual numbers, some levels deep, which most metadata is.
+    msgspec reads them as the strict decoder does, but for a key that is there twice: of that one
+    only the last is kept, so there are fewer quotes in what was read than in the bytes.
     """
+    together = b"".join(raws)
+    if b"\\u0022" in together:  # the one way to write a quote without one
+        return None
     try:
-        found = Plain(_nested.decode(raw))
+        found = [_plain.decode(raw) for raw in raws]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    kinds = set(map(type, found.values()))
-    names = len(found)
-    if dict in kinds:
-        for value in found.values():
-            if type(value) is dict:
-                kinds.update(map(type, value.values()))
-                names += len(value)
-    colons = raw.count(b":")
-    # Its repr has a colon behind each key, and those in texts.
-    if colons != names and colons != repr(found).count(":"):
+    encoded = _fast.encode(found)
+    if together.count(b'"') != encoded.count(b'"'):
         return None
-    if raw.isascii() and b"\\" not in raw and float not in kinds:
-        return found
-    # An escape could be a colon, a key beyond ASCII, or a number not a usual one.
-    return found if not _COLON.search(raw) and _is_plain(found, MAX_DEPTH) else None
+    # Keys are sorted by UTF-16 in the canonical form, which is the order of code points but for
+    # those beyond the first 2**16.
+    if not encoded.isascii() and _astral(encoded.decode()) and not all(map(_ascii_keys, found)):
+        return None
+    return found
+
+
+def _astral(text: str) -> bool:
+    return len(text.encode("utf-16-le")) != 2 * len(text)
+
+
+def _ascii_keys(found: dict[str, Any] | list[Any]) -> bool:
+    if isinstance(found, dict) and not "".join(found).isascii():
+        return False
+    inner = found.values() if isinstance(found, dict) else found
+    return all(_ascii_keys(item) for item in inner if isinstance(item, dict | list))
 
 
 def canonical_plain(plain: dict[str, Any]) -> bytes:
-    """The RFC 8785 bytes of what `decode_plain` gave, or of a part of it."""
-    return _fast.encode(plain)
+    """`canonical_all_plain` of one."""
+    line = _fast.encode(plain)
+    if (b"." in line or b"e-" in line) and _FLOAT.search(line):
+        return _canonical(plain)
+    return line
+
+
+def canonical_all_plain(plain: Sequence[dict[str, Any]]) -> list[bytes]:
+    """The RFC 8785 bytes of each of what `decode_all_plain` gave, or of a part of it."""
+    together = _fast.encode_lines(plain)
+    lines = together.split(b"\n")[:-1]
+    # A float that is written in another way there has a point here, or a negative exponent.
+    for mark in (b".", b"e-"):
+        number = end = 0
+        while (found := together.find(mark, end)) >= 0:
+            number += together.count(b"\n", end, found)
+            if _FLOAT.search(lines[number]):
+                lines[number] = _canonical(plain[number])
+            end = together.index(b"\n", found)
+    return lines
+
+
+_FLOAT = re.compile(rb"[:,[]-?[0-9]+[.e]")
+"""Where a float begins, and what looks like one in some texts."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from hdev_memory.core.digest import Digest, Plain, canonical_json, canonical_plain, sha256
+from hdev_memory.core.digest import Digest, Plain, canonical_json, sha256
 
 Metadata = dict[str, Any]
 
@@ -184,25 +183,26 @@ def tag_of(content: bytes, metadata: Metadata) -> str:
 
     Two entries with one tag are read alike byte for byte; our server's ETag is this in quotes.
     """
-    return tag_by_digest(hashlib.sha256(content).digest(), metadata)
+    return tag_of_digest(sha256(content), metadata)
 
 
-def tag_by_digest(digest: bytes, metadata: Metadata) -> str:
-    """The same, of an entry whose content has this SHA-256."""
-    if type(metadata) is Plain and len(canonical := canonical_plain(metadata)) <= _OFTEN_BYTES:
-        text = _often(canonical)
+def tag_of_digest(content: str, metadata: Metadata) -> str:
+    """As `tag_of`, from the digest of the content."""
+    if type(metadata) is Plain and len(raw := _raw(metadata)) <= _OFTEN_BYTES:
+        text = _often(raw)
     else:
         text = _encode(metadata).encode()
-    return hashlib.sha256(digest + text).hexdigest()
+    return sha256(bytes.fromhex(content) + text)
 
 
+_raw = msgspec.json.Encoder().encode
 _OFTEN_BYTES = 2048
 
 
 @functools.lru_cache(2048)
-def _often(canonical: bytes) -> bytes:
+def _often(raw: bytes) -> bytes:
     """How a tag spells metadata, which a write and what reads it back ask for again and again."""
-    return _encode(msgspec.json.decode(canonical)).encode()
+    return _encode(msgspec.json.decode(raw)).encode()
 
 
 class Capabilities(Value, frozen=True):

@@ -15,21 +15,27 @@ from hdev_memory.review.inert import inert
 _ASCII_TWINS = str.maketrans({"0": "O", "1": "l", "I": "l", "|": "l"})
 """What the table says of ASCII characters; `rn` and `m` are the one pair of unequal length."""
 
+_FOLDED_TWINS = bytes(
+    ord(chr(code).translate(_ASCII_TWINS).casefold()) if code < 128 else code for code in range(256)
+)
+"""The same, and the case folded, by byte: most names are ASCII, and this is the faster way."""
 
-def skeletons(name: str) -> tuple[str, str]:
+
+def skeletons(name: str) -> tuple[bytes, bytes]:
     """Two texts; names that have one of them in common look alike.
 
     One has the case folded, the other look-alike letters replaced first: `I` is taken for `l`, and
     yet folds to `i`.
     """
     if name.isascii():
-        plain = name
-        twin = name.translate(_ASCII_TWINS)
+        plain = name.encode()
+        folded, twin = plain.lower(), plain.translate(_FOLDED_TWINS)
     else:
-        plain = "".join(filter(_visible, unicodedata.normalize("NFKD", name)))
+        visible = "".join(filter(_visible, unicodedata.normalize("NFKD", name)))
         table = _table()
-        twin = "".join(table.get(char, char) for char in plain).translate(_ASCII_TWINS)
-    return f"case {plain.casefold()}", f"look {twin.casefold().replace('rn', 'm')}"
+        similar = "".join(table.get(char, char) for char in visible).translate(_ASCII_TWINS)
+        folded, twin = visible.casefold().encode(), similar.casefold().encode()
+    return b"case " + folded, b"look " + twin.replace(b"rn", b"m")
 
 
 TWINS = 8
@@ -68,12 +74,13 @@ def alike(names: Iterable[str], others: Iterable[str]) -> dict[str, tuple[str, .
     return _twins((name for name in names if not met.isdisjoint(_slots(name))), suspects)
 
 
-def _slots(name: str) -> set[int]:
-    return {hash(skeleton) % _SLOTS for skeleton in skeletons(name)}
+def _slots(name: str) -> tuple[int, int]:
+    folded, similar = skeletons(name)
+    return hash(folded) % _SLOTS, hash(similar) % _SLOTS
 
 
 def _twins(names: Iterable[str], others: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    groups: dict[str, list[str]] = {}
+    groups: dict[bytes, list[str]] = {}
     twins: dict[str, set[str]] = {}
 
     def add(one: str, other: str) -> None:

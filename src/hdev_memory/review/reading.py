@@ -99,11 +99,13 @@ def read(
     *,
     only: str | None = None,
     key: str | None = None,
+    standing: Iterable[str] | None = None,
 ) -> Looked:
     """Read and compare the entries of a plan, as far as the bounds go. Never writes.
 
-    `only` and `key` as in `asked`. An end that fails on the way ends the reading; what was read is
-    shown, and `why` is set.
+    `only` and `key` as in `asked`; `standing` are the keys of the target, sorted, which is asked
+    for them where they are not given. An end that fails on the way ends the reading; what was read
+    is shown, and `why` is set.
     """
     options = opened.plan.head.options
     try:
@@ -130,7 +132,9 @@ def read(
             details[action.key] = found
             if found.content is not None:
                 room -= sum(len(hunk.lines) for hunk in found.content.hunks)
-        twins = _twins(opened, target.keys(Scope(options.include, options.exclude)))
+        if standing is None:
+            standing = target.keys(Scope(options.include, options.exclude))
+        twins = _twins(opened, standing)
     except HdevError as error:
         why = inert(str(error))
         twins = _twins(opened, None)
