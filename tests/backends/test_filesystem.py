@@ -1,15 +1,18 @@
 """What is particular to a folder: links, broken files, strange names, and leaving no trace."""
 
 import itertools
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.conftest import put_entry
 
 from hdev_memory.backends.base import EVERYTHING, Failed, Put
 from hdev_memory.backends.filesystem import FilesystemBackend
-from hdev_memory.backends.filesystem_files import state_read
+from hdev_memory.backends.filesystem_files import encode_metadata, state_read
 from hdev_memory.core.entry import Normalisation, Unreadable
 from hdev_memory.errors import StoreError
 
@@ -190,3 +193,22 @@ def test_threads_that_list_one_store_each_see_all_of_it(tmp_path):
         counts = list(pool.map(lambda _: len(list(backend.keys())), range(40)))
 
     assert counts == [2000] * 40
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.text(), values, max_size=4))
+def test_a_sidecar_is_spelled_as_python_indents_it(metadata):
+    assert encode_metadata(metadata) == json.dumps(metadata, indent=2).encode()
+
+
+@pytest.mark.parametrize("metadata", [{"a": float("nan")}, {"a": "\ud800"}])
+def test_a_sidecar_holds_nothing_that_is_no_json(metadata):
+    with pytest.raises(ValueError, match="JSON"):
+        encode_metadata(metadata)

@@ -9,6 +9,8 @@ import os
 import stat
 from collections.abc import Callable
 
+import msgspec
+
 from hdev_memory import durable
 from hdev_memory.backends.base import MAX_ENTRY_BYTES, Unknown
 from hdev_memory.core.digest import (
@@ -150,8 +152,18 @@ _MOST_DIRTY = 100
 
 
 def encode_metadata(metadata: Metadata) -> bytes:
-    """The sidecar's bytes as the existing tool writes them: indented, ASCII, no final newline."""
-    return json.dumps(metadata, indent=2, ensure_ascii=True, allow_nan=False).encode()
+    """The sidecar's bytes as the existing tool writes them: indented, ASCII, no final newline.
+
+    Raises ValueError for what JSON cannot hold.
+    """
+    try:
+        # Indented in a second step: the encoder of Python that indents is ten times slower.
+        return msgspec.json.format(_compact(metadata).encode(), indent=2)
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from None
+
+
+_compact = json.JSONEncoder(ensure_ascii=True, allow_nan=False).encode
 
 
 def look(cursor: Cursor, key: str) -> Entry | Absent | Unreadable:
