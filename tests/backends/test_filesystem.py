@@ -208,7 +208,9 @@ def test_a_sidecar_is_spelled_as_python_indents_it(metadata):
     assert encode_metadata(metadata) == json.dumps(metadata, indent=2).encode()
 
 
-@pytest.mark.parametrize("metadata", [{"a": float("nan")}, {"a": "\ud800"}])
-def test_a_sidecar_holds_nothing_that_is_no_json(metadata):
-    with pytest.raises(ValueError, match="JSON"):
+@pytest.mark.parametrize(
+    ("metadata", "why"), [({"a": float("nan")}, "JSON"), ({"a": "\ud800"}, "surrogate")]
+)
+def test_a_sidecar_holds_nothing_that_is_no_json(metadata, why):
+    with pytest.raises(ValueError, match=why):
         encode_metadata(metadata)

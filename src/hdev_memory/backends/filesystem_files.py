@@ -159,8 +159,8 @@ def encode_metadata(metadata: Metadata) -> bytes:
     try:
         # Indented in a second step: the encoder of Python that indents is ten times slower.
         return msgspec.json.format(_compact(metadata).encode(), indent=2)
-    except msgspec.DecodeError as error:
-        raise ValueError(str(error)) from None
+    except msgspec.DecodeError:
+        raise ValueError("it holds half of a surrogate pair, which is no text") from None
 
 
 _compact = json.JSONEncoder(ensure_ascii=True, allow_nan=False).encode
