@@ -329,12 +329,13 @@ class FilesystemBackend(Closing):
         try:
             with os.scandir(folder) as listing:
                 found = list(listing)
-            regular = {one.name for one in found if one.is_file(follow_symlinks=False)}
-            names = [name[: -len(CONTENT)] for name in regular if name.endswith(CONTENT)]
+            files = sorted([one.name for one in found if one.is_file(follow_symlinks=False)])
+            names = [name[: -len(CONTENT)] for name in files[::2]]
             # Nothing but entries of two regular files each, as most folders are.
             if (
-                2 * len(names) == len(found)
-                and all(name + METADATA in regular for name in names)
+                len(files) == len(found)
+                and [name + CONTENT for name in names] == files[::2]
+                and [name + METADATA for name in names] == files[1::2]
                 and not scope.narrow
                 and _all_keys(prefix, names)
             ):
