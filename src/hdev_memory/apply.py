@@ -328,8 +328,25 @@ def batches(items: Iterable[Writing], size: int = BATCH) -> Iterator[list[Writin
         yield batch
 
 
-def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
-    """The same items; while one of them is used the next is made, in a thread of its own."""
+@contextlib.contextmanager
+def _ahead(items: Iterator[T], target: Backend) -> Iterator[Iterator[T]]:
+    """The same items; while one of them is used the next is made, where that saves time.
+
+    A target in this process would only share its processor with that.
+    """
+    if target.endpoint.kind not in _ELSEWHERE:
+        yield items
+        return
+    with contextlib.closing(_made_aside(items)) as made:
+        yield made
+
+
+_ELSEWHERE = ("http", "postgres")
+"""Kinds of targets that work in processes of their own."""
+
+
+def _made_aside(items: Iterator[T]) -> Generator[T, None, None]:
+    """The same items, each made in a thread while the one before is used."""
     wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
     made: queue.SimpleQueue[tuple[T, ...] | BaseException] = queue.SimpleQueue()
 
@@ -406,32 +423,35 @@ def _preflight(
                 for action, held in zip(batch, found, strict=True)
             ]
 
-    for looked in _ahead(looked_at()):
-        if run.stop():
-            raise InterruptedEarly(_EARLY)
-        pending: list[Create | Overwrite] = []
-        for action, read, current, unknown in looked:
-            size += read
-            verdict = Verdict.DRIFT if unknown else judge(action, current)
-            if verdict is Verdict.DRIFT and _was_cut_off(action, target, cut_off, normalisation):
-                verdicts.append(_CUT_OFF)
-                half.append(action.key)
-            else:
-                verdicts.append(_DONE if verdict is Verdict.DONE else _READY)
-                if verdict is Verdict.DRIFT:
-                    before, _ = transition(action)
+    with _ahead(looked_at(), target) as windows:
+        for looked in windows:
+            if run.stop():
+                raise InterruptedEarly(_EARLY)
+            pending: list[Create | Overwrite] = []
+            for action, read, current, unknown in looked:
+                size += read
+                verdict = Verdict.DRIFT if unknown else judge(action, current)
+                if verdict is Verdict.DRIFT and _was_cut_off(
+                    action, target, cut_off, normalisation
+                ):
+                    verdicts.append(_CUT_OFF)
+                    half.append(action.key)
+                else:
+                    verdicts.append(_DONE if verdict is Verdict.DONE else _READY)
+                    if verdict is Verdict.DRIFT:
+                        before, _ = transition(action)
+                        found = unknown or describe(current)
+                        drifts.append(Drift(action.key, "target", describe(before), found))
+                        continue
+                if isinstance(action, Create | Overwrite) and verdict is not Verdict.DONE:
+                    pending.append(action)
+            for put, held in zip(pending, source.read([a.key for a in pending]), strict=True):
+                size += _size(held)
+                current, unknown = _state(held, normalisation)
+                if unknown or current != needed(put):
                     found = unknown or describe(current)
-                    drifts.append(Drift(action.key, "target", describe(before), found))
-                    continue
-            if isinstance(action, Create | Overwrite) and verdict is not Verdict.DONE:
-                pending.append(action)
-        for put, held in zip(pending, source.read([a.key for a in pending]), strict=True):
-            size += _size(held)
-            current, unknown = _state(held, normalisation)
-            if unknown or current != needed(put):
-                found = unknown or describe(current)
-                drifts.append(Drift(put.key, "source", describe(needed(put)), found))
-        emit(events.Checked(done=len(verdicts), total=total, bytes=size))
+                    drifts.append(Drift(put.key, "source", describe(needed(put)), found))
+            emit(events.Checked(done=len(verdicts), total=total, bytes=size))
     if drifts:
         raise DriftFound(drifts, half)
     return verdicts
@@ -532,7 +552,7 @@ class _Job:
     def execute(self, verdicts: bytearray) -> None:
         """Write batch by batch: first what creates and overwrites, then the deletes."""
         self._tell()
-        with contextlib.closing(_ahead(self._prepared(verdicts))) as prepared:
+        with _ahead(self._prepared(verdicts), self.target) as prepared:
             for batch, changes, receipts in prepared:
                 if self.run.stop():
                     self.outcome.stopped = "interrupted"
