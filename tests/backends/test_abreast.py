@@ -87,6 +87,17 @@ def test_the_states_and_what_was_learnt_beside_them_are_the_same(store, forks):
         assert (backend.ignored, backend.stores) == (other.ignored, other.stores) == (1, {"below"})
 
 
+def test_how_much_is_to_come_is_told_on_the_way(tmp_path, forks, monkeypatch):
+    monkeypatch.setattr(abreast, "TOLD", 4)
+    for number in range(200):
+        put_entry(tmp_path, f"f{number // 5:02}/k{number:03}", "x")
+    with opened(tmp_path) as backend:
+        guesses = [backend.expected for _ in entries_abreast(backend)]
+
+    assert len(forks) == 1
+    assert set(guesses[50:]) == {200}  # all folders are alike, so it is no mere guess
+
+
 def test_a_short_snapshot_is_read_without_a_process(tmp_path, forks):
     for number in range(2):
         put_entry(tmp_path, f"k{number}", "x")
@@ -158,11 +169,9 @@ def test_a_process_that_was_killed_is_an_error_and_never_a_short_snapshot(forks)
     def die():
         os.kill(os.getpid(), signal.SIGKILL)
 
-    learnt = []
     with pytest.raises(StoreError, match="not read to its end"):
-        list(abreast.abreast(some(5000, die), nothing_learnt, learnt.append))
+        list(abreast.abreast(some(5000, die), nothing_learnt, bool))
     assert len(forks) == 1
-    assert learnt == []
 
 
 def test_a_thread_does_not_hinder_it(store, forks):

@@ -195,6 +195,21 @@ def test_threads_that_list_one_store_each_see_all_of_it(tmp_path):
     assert counts == [2000] * 40
 
 
+def test_a_walk_guesses_how_much_is_to_come_from_what_lies_behind(tmp_path):
+    """Folders of one size in folders of one size, and at the end an empty one."""
+    for number in range(320):
+        put_entry(tmp_path, f"t{number // 80}/f{number // 4:02}/k{number:03}", "x")
+    (tmp_path / "t9").mkdir()
+    with FilesystemBackend(str(tmp_path), must_exist=True) as backend:
+        guesses = [backend.expected for _ in backend.snapshot(EVERYTHING, NORMAL)]
+        next(backend.snapshot(EVERYTHING, NORMAL))
+        first = backend.expected
+
+    assert first is None  # too little lies behind
+    assert len(guesses) == 320
+    assert set(guesses[100:]) == {400}  # as if the last one were like the others
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),

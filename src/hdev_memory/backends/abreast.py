@@ -35,11 +35,16 @@ ALONE = 256
 Seen = Stretch | Unreadable
 
 
+TOLD = 512
+"""Entries after which what the process has learnt so far is told again."""
+
+
 class Aside(msgspec.Struct, frozen=True):
-    """What a snapshot has learnt beside its states, once it is complete."""
+    """What a snapshot has learnt beside its states; `expected` is how many it may come to."""
 
     ignored: int
     stores: set[str]
+    expected: int | None = None
 
 
 _WRITE_BYTES = 64 * 1024
@@ -48,7 +53,7 @@ _PIPE_BYTES = 1024 * 1024
 _FRAME = struct.Struct(">cQ")
 """A frame: what it holds, and how many bytes."""
 
-_STRETCH, _UNREADABLE, _END, _ERROR = b"s", b"u", b"e", b"x"
+_STRETCH, _UNREADABLE, _LEARNT, _END, _ERROR = b"s", b"u", b"l", b"e", b"x"
 
 _encode = msgspec.msgpack.Encoder().encode
 _stretch = msgspec.msgpack.Decoder(Stretch)
@@ -61,8 +66,9 @@ def abreast(
 ) -> Iterator[Seen]:
     """The same states, the later ones read by a process of its own where that is possible.
 
-    `learnt` is asked in that process when the snapshot is complete, and `adopt` is given the answer
-    in this one. Raises what the snapshot raises, and StoreError when the process was ended.
+    `learnt` is asked in that process now and then, the last time when the snapshot is complete, and
+    `adopt` is given the answer in this one. Raises what the snapshot raises, and StoreError when
+    the process was ended.
     """
     read = 0
     for state in states:
@@ -153,8 +159,13 @@ def _send(
 
 def _frames(states: Iterator[Seen], learnt: Callable[[], Aside]) -> Iterator[tuple[bytes, bytes]]:
     try:
+        count = told = 0
         for state in states:
             yield _STRETCH if isinstance(state, Stretch) else _UNREADABLE, _encode(state)
+            count += state.count if isinstance(state, Stretch) else 1
+            if count - told >= TOLD:
+                told = count
+                yield _LEARNT, _encode(learnt())
     except Exception as error:  # noqa: BLE001 - it is raised again in the parent
         import pickle
 
@@ -176,9 +187,10 @@ def _received(frames: IO[bytes], adopt: Callable[[Aside], None]) -> Iterator[See
             yield _stretch.decode(content)
         elif kind == _UNREADABLE:
             yield _unreadable.decode(content)
-        elif kind == _END:
+        elif kind in (_LEARNT, _END):
             adopt(_aside.decode(content))
-            return
+            if kind == _END:
+                return
         else:
             import pickle
 

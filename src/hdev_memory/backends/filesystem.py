@@ -104,6 +104,21 @@ class _Entries(NamedTuple):
 _Group = _Entries | _Item
 """Entries, at most LONGEST of them together; everything else by itself."""
 
+_TELLING = 0.02
+"""How much of a store must lie behind a walk before the rest is guessed from it."""
+
+
+class _Open(NamedTuple):
+    """A folder that a walk is in: its handle, its keys' prefix, and what is left of it, the next
+    one last. It is the part of the store from `begin` on that is `width` wide, of 0 to 1, as if all
+    that stands in a folder were of one size."""
+
+    handle: int
+    prefix: str
+    groups: list[_Group]
+    begin: float
+    width: float
+
 
 class FilesystemBackend(Closing):
     """The store in one folder; the folder need not exist for a target."""
@@ -127,6 +142,7 @@ class FilesystemBackend(Closing):
         """A folder that a new entry needed and that was not there, since the last snapshot: keys
         are asked for in order, so that the next one mostly needs it as well."""
         self.ignored = 0
+        self.expected: int | None = None
         self.stores: set[str] = set()
         self._root = self._open_root(must_exist)
         store = self._marker(self._root) if self._root is not None else None
@@ -203,11 +219,12 @@ class FilesystemBackend(Closing):
         return abreast(found, self._learnt, self._adopt) if aside else found
 
     def _learnt(self) -> Aside:
-        return Aside(ignored=self.ignored, stores=self.stores)
+        return Aside(ignored=self.ignored, stores=self.stores, expected=self.expected)
 
     def _adopt(self, aside: Aside) -> None:
         self.ignored = aside.ignored
         self.stores |= aside.stores
+        self.expected = aside.expected
 
     def snapshot(
         self, scope: Scope, normalisation: Normalisation
@@ -273,21 +290,28 @@ class FilesystemBackend(Closing):
         of whole keys.
         """
         self.ignored = 0
+        self.expected = None
         if self._root is None:
             return
-        stack: list[tuple[int, str, Iterator[_Group]]] = []
+        entries = 0
+        stack: list[_Open] = []
         # Opened anew, not duplicated: duplicates share the place in the listing, and two listings
         # at once (the server's threads) would each lose names to the other.
         root = os.open(".", FOLDER, dir_fd=self._root)
         try:
-            stack.append((root, "", iter(self._list(root, "", scope))))
+            stack.append(_Open(root, "", self._list(root, "", scope), 0.0, 1.0))
             while stack:
-                folder, prefix, groups = stack[-1]
-                group = next(groups, None)
-                if group is None:
-                    os.close(stack.pop()[0])
+                folder, prefix, groups, begin, width = top = stack[-1]
+                if not groups:
+                    os.close(stack.pop().handle)
                     continue
+                each = width / len(groups)
+                group = groups.pop()
+                stack[-1] = top._replace(begin=begin + each, width=width - each)
                 if isinstance(group, _Entries):
+                    entries += len(group.names)
+                    if begin + each >= _TELLING:
+                        self.expected = round(entries / (begin + each))
                     yield folder, prefix, group
                     continue
                 sort_name, kind, name, reason = group
@@ -297,13 +321,14 @@ class FilesystemBackend(Closing):
                 elif below is not None:
                     path = prefix + name + "/"
                     try:
-                        stack.append((below, path, iter(self._list(below, path, scope))))
+                        found = self._list(below, path, scope)
                     except BaseException:
                         os.close(below)
                         raise
+                    stack.append(_Open(below, path, found, begin, each))
         finally:
-            for folder, _, _ in stack:
-                os.close(folder)
+            for opened in stack:
+                os.close(opened.handle)
 
     def _enter(self, folder: int, name: str, prefix: str) -> int | str | None:
         """A handle on a folder below; a reason when it became a link, None when it is gone."""
@@ -325,7 +350,7 @@ class FilesystemBackend(Closing):
         )
 
     def _list(self, folder: int, prefix: str, scope: Scope) -> list[_Group]:
-        """What a folder holds that matters, sorted."""
+        """What a folder holds that matters, sorted, the first at the end."""
         try:
             with os.scandir(folder) as listing:
                 found = list(listing)
@@ -341,11 +366,9 @@ class FilesystemBackend(Closing):
             ):
                 names.sort()
                 every = frozenset(names)
-                return [
-                    _Entries(part, every)
-                    for part in (names[i : i + LONGEST] for i in range(0, len(names), LONGEST))
-                ]
-            return self._sorted_out(folder, prefix, scope, found)
+                parts = [names[i : i + LONGEST] for i in range(0, len(names), LONGEST)]
+                return [_Entries(part, every) for part in reversed(parts)]
+            return self._sorted_out(folder, prefix, scope, found)[::-1]
         except OSError as error:
             raise self._unlistable(prefix.rstrip("/"), error) from None
 
