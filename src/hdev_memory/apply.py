@@ -13,10 +13,13 @@ holds for a run that was itself cut off while it resumed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
+from typing import TypeVar
 
 import msgspec
 
@@ -67,8 +70,17 @@ LOGGED_DRIFTS = 100
 """Drifting entries of one refusal that are recorded; its reason counts them all. So a job that is
 refused again and again does not fill the disk, however large its plan."""
 
-BATCH_BYTES = 32 * 1024 * 1024
-"""No batch of writes holds more content than this, but for a single larger entry."""
+BATCH_BYTES = 16 * 1024 * 1024
+"""No batch of writes holds more content than this, but for a single larger entry. While one is
+written the next is read."""
+
+GLANCE = 0.25
+"""Seconds after which whoever waits for a thread comes back to Python, to act on a signal."""
+
+_LEFT_BEHIND = 1.0
+"""Seconds that a thread nobody needs any more is waited for."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -316,6 +328,55 @@ def batches(items: Iterable[Writing], size: int = BATCH) -> Iterator[list[Writin
         yield batch
 
 
+@contextlib.contextmanager
+def _ahead(items: Iterator[T], target: Backend) -> Iterator[Iterator[T]]:
+    """The same items; while one of them is used the next is made, where that saves time.
+
+    A target in this process would only share its processor with that.
+    """
+    if target.endpoint.kind not in _ELSEWHERE:
+        yield items
+        return
+    with contextlib.closing(_made_aside(items)) as made:
+        yield made
+
+
+_ELSEWHERE = ("http", "postgres")
+"""Kinds of targets that work in processes of their own."""
+
+
+def _made_aside(items: Iterator[T]) -> Generator[T, None, None]:
+    """The same items, each made in a thread while the one before is used."""
+    wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    made: queue.SimpleQueue[tuple[T, ...] | BaseException] = queue.SimpleQueue()
+
+    def make() -> None:
+        while wanted.get():
+            try:
+                made.put(tuple(islice(items, 1)))
+            except BaseException as error:  # noqa: BLE001 - it is raised where the item is taken
+                made.put(error)
+
+    thread = threading.Thread(target=make, name="hdev-ahead", daemon=True)
+    thread.start()
+    try:
+        wanted.put(True)
+        while True:
+            try:
+                found = made.get(timeout=GLANCE)
+            except queue.Empty:
+                continue
+            if isinstance(found, BaseException):
+                raise found
+            if not found:
+                return
+            wanted.put(True)
+            yield found[0]
+    finally:
+        wanted.put(False)
+        thread.join(_LEFT_BEHIND)
+
+
 def _bounded(
     items: Iterable[tuple[Writing, bool]], size: int
 ) -> Iterator[list[tuple[Writing, bool]]]:
@@ -353,31 +414,44 @@ def _preflight(
     half: list[str] = []
     size = 0
     emit(events.Checked(done=0, total=total, bytes=0))
-    for batch in batches(writing(opened)):
-        if run.stop():
-            raise InterruptedEarly(_EARLY)
-        pending: list[Create | Overwrite] = []
-        for action, held in zip(batch, target.read([a.key for a in batch]), strict=True):
-            size += _size(held)
-            verdict, found = _verdict(action, held, normalisation)
-            if verdict is Verdict.DRIFT and _was_cut_off(action, target, cut_off, normalisation):
-                verdicts.append(_CUT_OFF)
-                half.append(action.key)
-            else:
-                verdicts.append(_DONE if verdict is Verdict.DONE else _READY)
-                if verdict is Verdict.DRIFT:
-                    before, _ = transition(action)
-                    drifts.append(Drift(action.key, "target", describe(before), found))
-                    continue
-            if isinstance(action, Create | Overwrite) and verdict is not Verdict.DONE:
-                pending.append(action)
-        for put, held in zip(pending, source.read([a.key for a in pending]), strict=True):
-            size += _size(held)
-            current, unknown = _state(held, normalisation)
-            if unknown or current != needed(put):
-                found = unknown or describe(current)
-                drifts.append(Drift(put.key, "source", describe(needed(put)), found))
-        emit(events.Checked(done=len(verdicts), total=total, bytes=size))
+
+    def looked_at() -> Iterator[list[tuple[Writing, int, State | None, str]]]:
+        for batch in batches(writing(opened), target.batch):
+            found = target.read([action.key for action in batch])
+            yield [
+                (action, _size(held), *_state(held, normalisation))
+                for action, held in zip(batch, found, strict=True)
+            ]
+
+    with _ahead(looked_at(), target) as windows:
+        for looked in windows:
+            if run.stop():
+                raise InterruptedEarly(_EARLY)
+            pending: list[Create | Overwrite] = []
+            for action, read, current, unknown in looked:
+                size += read
+                verdict = Verdict.DRIFT if unknown else judge(action, current)
+                if verdict is Verdict.DRIFT and _was_cut_off(
+                    action, target, cut_off, normalisation
+                ):
+                    verdicts.append(_CUT_OFF)
+                    half.append(action.key)
+                else:
+                    verdicts.append(_DONE if verdict is Verdict.DONE else _READY)
+                    if verdict is Verdict.DRIFT:
+                        before, _ = transition(action)
+                        found = unknown or describe(current)
+                        drifts.append(Drift(action.key, "target", describe(before), found))
+                        continue
+                if isinstance(action, Create | Overwrite) and verdict is not Verdict.DONE:
+                    pending.append(action)
+            for put, held in zip(pending, source.read([a.key for a in pending]), strict=True):
+                size += _size(held)
+                current, unknown = _state(held, normalisation)
+                if unknown or current != needed(put):
+                    found = unknown or describe(current)
+                    drifts.append(Drift(put.key, "source", describe(needed(put)), found))
+            emit(events.Checked(done=len(verdicts), total=total, bytes=size))
     if drifts:
         raise DriftFound(drifts, half)
     return verdicts
@@ -386,14 +460,6 @@ def _preflight(
 def _size(held: Entry | Absent | Unreadable) -> int:
     """Bytes of content that were read."""
     return len(held.content) if isinstance(held, Entry) else 0
-
-
-def _verdict(
-    action: Writing, held: Entry | Absent | Unreadable, normalisation: Normalisation
-) -> tuple[Verdict, str]:
-    """What the target's entry means for an action, and what it is in words."""
-    current, unknown = _state(held, normalisation)
-    return (Verdict.DRIFT, unknown) if unknown else (judge(action, current), describe(current))
 
 
 def _was_cut_off(
@@ -432,24 +498,42 @@ def _report_outside(opened: OpenPlan, source: Reader, target: Reader, emit: even
     options = opened.plan.head.options
     summary = opened.plan.tail.summary
     scope = Scope(options.include, options.exclude)
-    known = {"source": summary.unchanged, "target": summary.unchanged + summary.target_only}
-    for side, reader in (("source", source), ("target", target)):
-        planned = (action.key for action in opened.actions())
-        more = _count_others(reader.keys(scope), planned) - known[side]
-        if more > 0:
-            emit(events.Outside(side="source" if side == "source" else "target", entries=more))
+    in_source, in_target = _Others(source.keys(scope)), _Others(target.keys(scope))
+    for action in opened.actions():
+        in_source.beside(action.key)
+        in_target.beside(action.key)
+    more = in_source.all() - summary.unchanged
+    if more > 0:
+        emit(events.Outside(side="source", entries=more))
+    more = in_target.all() - summary.unchanged - summary.target_only
+    if more > 0:
+        emit(events.Outside(side="target", entries=more))
 
 
-def _count_others(keys: Iterable[str], planned: Iterable[str]) -> int:
-    """How many of `keys` are not `planned`; both come sorted."""
-    others = 0
-    names = iter(planned)
-    name = next(names, None)
-    for key in keys:
-        while name is not None and name < key:
-            name = next(names, None)
-        others += key != name
-    return others
+class _Others:
+    """Counts the keys of a sorted listing that are not planned."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys = iter(keys)
+        self._key = next(self._keys, None)
+        self._count = 0
+
+    def beside(self, planned: str) -> None:
+        """The next planned key; they come sorted as well."""
+        while self._key is not None and self._key < planned:
+            self._count += 1
+            self._key = next(self._keys, None)
+        if self._key == planned:
+            self._key = next(self._keys, None)
+
+    def all(self) -> int:
+        """How many there are, once every planned key has gone by."""
+        rest = 0 if self._key is None else 1 + sum(1 for _ in self._keys)
+        return self._count + rest
+
+
+_Prepared = tuple[list[tuple[Writing, bool]], list[Change], list[Receipt]]
+"""A batch, each with whether it was cut off; the changes; what became of those without one."""
 
 
 @dataclass(frozen=True)
@@ -468,26 +552,37 @@ class _Job:
     def execute(self, verdicts: bytearray) -> None:
         """Write batch by batch: first what creates and overwrites, then the deletes."""
         self._tell()
-        for deleting in (False, True):
+        with _ahead(self._prepared(verdicts), self.target) as prepared:
+            for batch, changes, receipts in prepared:
+                if self.run.stop():
+                    self.outcome.stopped = "interrupted"
+                    return
+                self._write(batch, changes, receipts)
+                if self.outcome.failures and not self.run.keep_going:
+                    self.outcome.stopped = "stopped at the first failure"
+                    return
+
+    def _prepared(self, verdicts: bytearray) -> Iterator[_Prepared]:
+        """The batches, in their order, with what the source has for each."""
+        normalisation = self.opened.plan.head.normalisation
+        for deleting in (False, True) if self.opened.plan.tail.summary.delete else (False,):
             ready = (
                 (action, verdict == _CUT_OFF)
                 for action, verdict in zip(writing(self.opened), verdicts, strict=True)
                 if verdict != _DONE and isinstance(action, Delete) == deleting
             )
             for batch in _bounded(ready, self.target.batch):
-                if self.run.stop():
-                    self.outcome.stopped = "interrupted"
-                    return
-                self._write(batch)
-                if self.outcome.failures and not self.run.keep_going:
-                    self.outcome.stopped = "stopped at the first failure"
-                    return
+                yield batch, *self._changes(batch, normalisation)
 
-    def _write(self, batch: Sequence[tuple[Writing, bool]]) -> None:
-        """One batch: contents, pre-images, intents, effects, outcomes."""
+    def _write(
+        self,
+        batch: Sequence[tuple[Writing, bool]],
+        changes: Sequence[Change],
+        receipts: list[Receipt],
+    ) -> None:
+        """One batch: pre-images, intents, effects, outcomes."""
         normalisation = self.opened.plan.head.normalisation
         by_key = {action.key: action for action, _ in batch}
-        changes, receipts = self._changes(batch, normalisation)
         changes, refused = self._keep_pre_images(changes, normalisation)
         receipts += refused
         failed = any(self._failure(by_key[receipt.key], receipt) for receipt in receipts)
@@ -626,6 +721,7 @@ class _Log:
         observed: State | None = None,
         reason: str = "",
         evidence: str = "",
+        time: str = "",
     ) -> audit.Record:
         return make_record(
             event,
@@ -635,6 +731,7 @@ class _Log:
             observed=observed,
             reason=reason,
             evidence=evidence,
+            time=time,
         )
 
     def begin(self) -> Mapping[str, audit.Record]:
@@ -665,13 +762,18 @@ class _Log:
         )
 
     def intents(self, actions: Sequence[Writing]) -> None:
-        self._journal.append([self.record("intent", action=action) for action in actions])
+        time = _instant(self.run)
+        records = [self.record("intent", action=action, time=time) for action in actions]
+        self._journal.append(records)
         self.wrote = True
 
     def outcomes(self, receipts: Sequence[tuple[Writing, Receipt, str | None]]) -> None:
-        self._journal.append([self._outcome(*told) for told in receipts])
+        time = _instant(self.run)
+        self._journal.append([self._outcome(*told, time) for told in receipts])
 
-    def _outcome(self, action: Writing, receipt: Receipt, reason: str | None) -> audit.Record:
+    def _outcome(
+        self, action: Writing, receipt: Receipt, reason: str | None, time: str
+    ) -> audit.Record:
         evidence = "read-back"
         match receipt:
             case Stored(state=state):
@@ -692,6 +794,7 @@ class _Log:
             observed=observed,
             reason=_short(reason or ""),
             evidence=evidence,
+            time=time,
         )
 
     def end(self, outcome: Outcome) -> None:
@@ -715,13 +818,14 @@ def make_record(
     observed: State | None = None,
     reason: str = "",
     evidence: str = "",
+    time: str = "",
 ) -> audit.Record:
-    """One record of a run, not yet chained."""
+    """One record of a run, not yet chained, of this time; of now where none is given."""
     before, after = transition(action) if action is not None else (None, None)
     return audit.Record(
         seq=1,
         prev=audit.GENESIS,
-        time=run.now().strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z",
+        time=time or _instant(run),
         event=event,
         run=run.run,
         plan=plan_id,
@@ -734,6 +838,10 @@ def make_record(
         reason=reason,
         evidence=evidence,
     )
+
+
+def _instant(run: Run) -> str:
+    return run.now().strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 def _short(text: str, limit: int = 2000) -> str:

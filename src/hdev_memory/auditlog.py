@@ -101,17 +101,10 @@ class AuditLog(Closing, Generic[R]):
         Raises StoreError when that fails; whether the records are there is not known then, and
         nothing more can be appended.
         """
-        lines = []
-        head = self.head
-        end = self._end
-        chained = []
-        for record in records:
-            line, head = audit.link(record, head)
-            lines.append(line)
-            end += len(line)
-            chained.append((record, end))
-        if not lines:
+        records = list(records)
+        if not records:
             return
+        lines, head = audit.chain(records, self.head)
         if self._broken:
             raise StoreError("The audit log could not be written before; it is not tried again.")
         try:
@@ -126,9 +119,10 @@ class AuditLog(Closing, Generic[R]):
         except BaseException:  # a signal: part of it may be there
             self._broken = True
             raise
-        self.head, self._end = head, end
-        for record, behind in chained:
-            self._note(record, behind)
+        self.head = head
+        for record, line in zip(records, lines, strict=True):
+            self._end += len(line)
+            self._note(record, self._end)
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -1,15 +1,18 @@
 """What is particular to a folder: links, broken files, strange names, and leaving no trace."""
 
 import itertools
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.conftest import put_entry
 
 from hdev_memory.backends.base import EVERYTHING, Failed, Put
 from hdev_memory.backends.filesystem import FilesystemBackend
-from hdev_memory.backends.filesystem_files import state_read
+from hdev_memory.backends.filesystem_files import encode_metadata, state_read
 from hdev_memory.core.entry import Normalisation, Unreadable
 from hdev_memory.errors import StoreError
 
@@ -205,3 +208,24 @@ def test_a_walk_guesses_how_much_is_to_come_from_what_lies_behind(tmp_path):
     assert first is None  # too little lies behind
     assert len(guesses) == 320
     assert set(guesses[100:]) == {400}  # as if the last one were like the others
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.text(), values, max_size=4))
+def test_a_sidecar_is_spelled_as_python_indents_it(metadata):
+    assert encode_metadata(metadata) == json.dumps(metadata, indent=2).encode()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "why"), [({"a": float("nan")}, "JSON"), ({"a": "\ud800"}, "surrogate")]
+)
+def test_a_sidecar_holds_nothing_that_is_no_json(metadata, why):
+    with pytest.raises(ValueError, match=why):
+        encode_metadata(metadata)

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -67,32 +68,54 @@ def test_it_is_halved_when_the_server_asks_to_come_later_and_grows_again():
 @pytest.mark.parametrize("most", [1, 3])
 def test_no_more_calls_are_under_way_than_the_width(most):
     ticks = itertools.count()
-    gate = Gate(most, lambda: next(ticks) / 1000)
     busy, highest, guard = 0, 0, threading.Lock()
 
-    def call():
+    def call(number):
         nonlocal busy, highest
-        for _ in range(30):
-            with gate.passing():
-                with guard:
-                    busy += 1
-                    highest = max(highest, busy)
-                with guard:
-                    busy -= 1
+        with guard:
+            busy += 1
+            highest = max(highest, busy)
+        with guard:
+            busy -= 1
+        return number
 
-    threads = [threading.Thread(target=call) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    with ThreadPoolExecutor(8) as pool:
+        gate = Gate(most, lambda: next(ticks) / 1000, pool)
+        futures = [gate.submit(call, number) for number in range(240)]
+        found = [future.result(20) for future in futures]
 
+    assert found == list(range(240))
     assert busy == 0
     assert 1 <= highest <= most
 
 
-def test_a_call_that_fails_gives_its_turn_back():
+def test_as_many_calls_are_under_way_as_the_width_allows():
     ticks = itertools.count()
-    gate = Gate(1, lambda: next(ticks) / 1000)
-    for _ in range(3):
-        with pytest.raises(KeyError), gate.passing():
+    together = threading.Barrier(3, timeout=20)
+    with ThreadPoolExecutor(8) as pool:
+        gate = Gate(3, lambda: next(ticks) / 1000, pool)
+        futures = [gate.submit(lambda _: together.wait(), number) for number in range(9)]
+        found = [future.result(20) for future in futures]
+
+    assert sorted(found) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_call_that_fails_or_is_given_up_leaves_its_turn_to_the_next():
+    ticks = itertools.count()
+    first = threading.Event()
+
+    def call(number):
+        assert first.wait(20)
+        if number == 0:
             raise KeyError
+        return number
+
+    with ThreadPoolExecutor(2) as pool:
+        gate = Gate(1, lambda: next(ticks) / 1000, pool)
+        futures = [gate.submit(call, number) for number in range(3)]
+        cancelled = futures[1].cancel()
+        first.set()
+
+        assert cancelled
+        assert isinstance(futures[0].exception(20), KeyError)
+        assert futures[2].result(20) == 2

@@ -69,11 +69,8 @@ MIDDLE = 9
 
 def relinked(lines, change):
     """The log as somebody would write it who can write all of it: changed, and a whole chain."""
-    head, made = audit.EMPTY, []
-    for line in lines:
-        record = change(msgspec.json.decode(line, type=audit.Record))
-        text, head = audit.link(record, head)
-        made.append(text)
+    records = [change(msgspec.json.decode(line, type=audit.Record)) for line in lines]
+    made, _ = audit.chain(records, audit.EMPTY)
     return made
 
 

@@ -62,12 +62,9 @@ def lines(path):
 
 def rechained(lines, change):
     """The lines with changed records, in a chain that is whole again."""
-    head, made = audit.EMPTY, []
-    for record in (json.loads(line) for line in lines):
-        changed = change(record)
-        if changed is not None:
-            line, head = audit.link(msgspec.convert(changed, audit.Write), head)
-            made.append(line)
+    changed = [change(json.loads(line)) for line in lines]
+    records = [msgspec.convert(one, audit.Write) for one in changed if one is not None]
+    made, _ = audit.chain(records, audit.EMPTY)
     return b"".join(made)
 
 

@@ -8,10 +8,9 @@ from hdev_memory.errors import AuditError
 
 
 def chain(count=5):
-    head, lines = audit.EMPTY, []
-    for number in range(count):
-        record = audit.Record(
-            seq=1,
+    records = [
+        audit.Record(
+            seq=7,
             prev=audit.GENESIS,
             time="2026-01-02T03:04:05.678Z",
             event="started",
@@ -19,9 +18,9 @@ def chain(count=5):
             plan="sha256:" + "0" * 64,
             actor="ann",
         )
-        line, head = audit.link(record, head)
-        lines.append(line)
-    return lines, head
+        for number in range(count)
+    ]
+    return audit.chain(records, audit.EMPTY)
 
 
 def test_a_chain_verifies_and_leads_to_its_head():
@@ -67,7 +66,7 @@ def test_a_cut_end_is_seen_by_the_head_alone():
 def test_a_time_is_spelled_in_one_way(time):
     (line,), _ = chain(1)
     changed = msgspec.structs.replace(next(audit.verify([line]))[0], time=time)
-    text, _ = audit.link(changed, audit.EMPTY)
+    texts, _ = audit.chain([changed], audit.EMPTY)
 
     with pytest.raises(AuditError):
-        list(audit.verify([text]))
+        list(audit.verify(texts))

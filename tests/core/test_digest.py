@@ -21,6 +21,9 @@ from hdev_memory.core.digest import (
     named,
     sha256,
 )
+from hdev_memory.core.entry import Normalisation, tag_of
+
+NORMAL = Normalisation()
 
 values = st.recursive(
     st.none()
@@ -111,7 +114,9 @@ def test_what_is_read_fast_is_what_the_strict_decoder_reads(text):
         strict = decode_object(text)
         assert fast == strict
         assert list(map(repr, fast.items())) == list(map(repr, strict.items()))
-        assert canonical_plain(fast) == canonical_json(strict)
+        assert canonical_plain(fast) == canonical_json(fast) == canonical_json(strict)
+        assert canonical_json(NORMAL.metadata(fast)) == canonical_json(NORMAL.metadata(strict))
+        assert tag_of(b"", fast) == tag_of(b"", fast) == tag_of(b"", strict)
 
 
 @pytest.mark.parametrize(

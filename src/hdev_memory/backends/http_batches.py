@@ -314,19 +314,18 @@ class Batches:
         line = _READ.decoded(_held, raw)
         if line.key != key:
             raise _READ.unusable(f"it is about another entry than {key}")
-        match line:
-            case Held(absent=True, unreadable=msgspec.UNSET, content=msgspec.UNSET):
-                return Absent(key=key)
-            case Held(absent=msgspec.UNSET, unreadable=str(reason), content=msgspec.UNSET):
-                return Unreadable(key=key, reason=short(reason))
-            case Held(absent=msgspec.UNSET, unreadable=msgspec.UNSET, content=str(content)):
-                try:
-                    metadata = metadata_of(line.metadata)
-                except NotCanonical as error:
-                    return Unreadable(key=key, reason=f"its metadata {error}")
-                return Entry(key=key, content=content.encode(), metadata=metadata)
-            case _:
-                raise _READ.unusable(f"a line of it is no entry: {key}")
+        content, absent, reason = line.content, line.absent, line.unreadable
+        if isinstance(content, str) and absent is reason is msgspec.UNSET:
+            try:
+                metadata = metadata_of(line.metadata)
+            except NotCanonical as error:
+                return Unreadable(key=key, reason=f"its metadata {error}")
+            return Entry(key=key, content=content.encode(), metadata=metadata)
+        if absent is True and content is reason is msgspec.UNSET:
+            return Absent(key=key)
+        if isinstance(reason, str) and content is absent is msgspec.UNSET:
+            return Unreadable(key=key, reason=short(reason))
+        raise _READ.unusable(f"a line of it is no entry: {key}")
 
     # Writing
 
@@ -498,11 +497,11 @@ class Batches:
         line = _WRITE.decoded(_told, raw)
         if line.key != change.key:
             raise _WRITE.unusable(f"a receipt of it is not for {change.key}")
-        kept = short(line.kept)
+        kept = short(line.kept) if line.kept else ""
         match line.stored, line.removed, line.drifted, line.failed:
             case State() as state, msgspec.UNSET, msgspec.UNSET, msgspec.UNSET:
                 if state == after_of(change):
-                    return Outcome("confirmed", "the server confirmed the change", kept=kept)
+                    return _CONFIRMED if not kept else _confirmed(kept)
                 return Outcome("unknown", "the server says that it stored another", kept=kept)
             case msgspec.UNSET, True, msgspec.UNSET, msgspec.UNSET:
                 return Outcome("confirmed", "the server confirmed the removal", kept=kept)
@@ -515,6 +514,14 @@ class Batches:
                 return Outcome("refused", reason, kept=kept)
             case _:
                 raise _WRITE.unusable(f"a receipt of it says nothing of {change.key}")
+
+
+def _confirmed(kept: str) -> Outcome:
+    return Outcome("confirmed", "the server confirmed the change", kept=kept)
+
+
+_CONFIRMED = _confirmed("")
+"""What nearly every change comes to."""
 
 
 def _listed_as(raw: bytes) -> EntryState | Unreadable:

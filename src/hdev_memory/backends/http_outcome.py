@@ -120,7 +120,8 @@ def unsendable(change: Change) -> str | None:
     try:
         check_key(change.key)
         if isinstance(change, Put):
-            change.content.decode()
+            if not change.content.isascii():
+                change.content.decode()
             canonical_json(change.metadata)
     except InvalidKey as error:
         return f"the key {error}"

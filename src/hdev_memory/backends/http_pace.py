@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 START = 4
 """Enough for a server with several processes to show it, and no burst for a small one."""
@@ -79,37 +85,68 @@ class Width:
 
 
 class Gate:
-    """Lets calls through, so many at once, and measures them."""
+    """Lets calls through to the threads of a pool, so many at once, and measures them.
 
-    def __init__(self, most: int, now: Callable[[], float]) -> None:
+    A thread that is done with one takes the next that waits: none waits for its turn in a thread,
+    and so none has to be woken for each.
+    """
+
+    def __init__(self, most: int, now: Callable[[], float], pool: Executor) -> None:
         self._now = now
-        self._turn = threading.Condition()
+        self._pool = pool
+        self._guard = threading.Lock()
         self._busy = 0
+        self._waiting: deque[tuple[Future[Any], Callable[[Any], Any], Any]] = deque()
         self._measured = Width(most, now())
 
     def begin(self) -> None:
         """Calls of another kind follow."""
-        with self._turn:
+        with self._guard:
             self._measured.begin(self._now())
 
-    @contextlib.contextmanager
-    def passing(self) -> Iterator[None]:
-        """The context of one call, which begins when it is its turn."""
-        with self._turn:
-            while self._busy >= self._measured.width:
-                self._turn.wait()
-            self._busy += 1
-            since = self._now()
-        try:
-            yield
-        finally:
-            with self._turn:
-                self._busy -= 1
+    def submit(self, call: Callable[[T], R], item: T) -> Future[R]:
+        """`call` for an item, when it is its turn."""
+        future: Future[R] = Future()
+        with self._guard:
+            self._waiting.append((future, call, item))
+            free = self._busy < self._measured.width
+            self._busy += free
+        if free:
+            self._another()
+        return future
+
+    def _another(self) -> None:
+        """One more thread, unless the pool is being closed: then nobody waits any more."""
+        with contextlib.suppress(RuntimeError):
+            self._pool.submit(self._carry_out)
+
+    def _carry_out(self) -> None:
+        """One call after the other, as long as any waits and so many may be under way."""
+        begun: float | None = None
+        while True:
+            with self._guard:
                 now = self._now()
-                self._measured.done(now - since, now)
-                self._turn.notify(self._measured.width)
+                if begun is not None:
+                    self._measured.done(now - begun, now)
+                if not self._waiting or self._busy > self._measured.width:
+                    self._busy -= 1
+                    return
+                future, call, item = self._waiting.popleft()
+                more = bool(self._waiting) and self._busy < self._measured.width
+                self._busy += more
+            if more:
+                self._another()
+            begun = now if future.set_running_or_notify_cancel() else None
+            if begun is None:
+                continue
+            try:
+                found = call(item)
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+                future.set_exception(error)
+            else:
+                future.set_result(found)
 
     def refused(self) -> None:
         """The server asks to come later."""
-        with self._turn:
+        with self._guard:
             self._measured.refused(self._now())

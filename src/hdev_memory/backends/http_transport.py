@@ -7,6 +7,7 @@ or fill more memory, than a long answer of an honest server would.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -15,7 +16,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -247,8 +248,8 @@ class Transport:
         self._guard = threading.Lock()
         self._budget = _Budget(limits)
         self._closed = threading.Event()
-        self._gate = Gate(self._connections, clock.now)
         self._pool = ThreadPoolExecutor(self._connections, thread_name_prefix="hdev-http")
+        self._gate = Gate(self._connections, clock.now, self._pool)
 
     def close(self) -> None:
         """Give up what is under way, and that at once: nobody waits for it any more."""
@@ -515,18 +516,16 @@ class Transport:
         begun before the first result is taken.
         """
         self._gate.begin()
-
-        def paced(item: T) -> R:
-            with self._gate.passing():
-                return call(item)
-
         most = ahead if ahead is not None else self._connections * 4
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:
-                waiting.append(self.start(paced, item))
+                waiting.append(self._gate.submit(call, item))
                 if len(waiting) >= most:
-                    yield result(waiting.popleft())
+                    # Several at a time: to wake up for each costs as much as a small request.
+                    _await(waiting[most // 4])
+                    while len(waiting) == most or (waiting and waiting[0].done()):
+                        yield result(waiting.popleft())
             while waiting:
                 yield result(waiting.popleft())
         finally:
@@ -535,14 +534,20 @@ class Transport:
 
 
 def result(future: Future[R]) -> R:
-    """What a call came to, waiting in glances.
+    """What a call came to."""
+    _await(future)
+    return future.result()
+
+
+def _await(future: Future[R]) -> None:
+    """Wait in glances until a call has come to something.
 
     Of two signals in a row the kernel may give the second to another thread, and a wait without an
     end would never look at it: the main thread has to come back to Python to act on a signal.
     """
     while not future.done():
-        wait((future,), GLANCE)
-    return future.result()
+        with contextlib.suppress(TimeoutError, CancelledError):
+            future.exception(GLANCE)
 
 
 Origin = tuple[str, str, int]

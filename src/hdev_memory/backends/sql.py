@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import hashlib
 import json
 import re
 import threading
@@ -21,6 +20,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import msgspec
 
 from hdev_memory.backends.base import (
     EVERYTHING,
@@ -47,6 +48,7 @@ from hdev_memory.core.audit import Headmark
 from hdev_memory.core.diff import TOO_LARGE, interrupted
 from hdev_memory.core.digest import (
     NotCanonical,
+    Plain,
     canonical_json,
     decode_object,
     decode_plain,
@@ -67,7 +69,7 @@ from hdev_memory.core.entry import (
     check_key,
     display_name,
     metadata_digest,
-    tag_of,
+    tag_of_digest,
 )
 from hdev_memory.errors import BackendError, HdevError, LockedError, StoreError
 
@@ -102,8 +104,8 @@ STATE_COLUMNS = (
 """A row without its content; the `lf_` columns are NULL where no CR is in the content."""
 
 _DIGESTS = re.compile(r"[0-9a-f]{192}")
-_compact = json.JSONEncoder(separators=(",", ":")).encode
-_sorted = json.JSONEncoder(sort_keys=True).encode
+_spelled = json.JSONEncoder(separators=(",", ":")).encode
+_fast = msgspec.json.Encoder().encode
 _LF = Normalisation(line_ends="lf")
 _EXACT = Normalisation()
 
@@ -124,6 +126,10 @@ class Row(NamedTuple):
     tag: str
     length: int
     content: bytes | None = None
+
+
+_CONTENT = Row._fields.index("content")
+"""What stands before the content in a row."""
 
 
 @dataclass(frozen=True)
@@ -430,14 +436,14 @@ class SqlBackend(Whole, abc.ABC, Generic[C]):
     def read(self, keys: Iterable[str]) -> Iterator[Entry | Absent | Unreadable]:
         names = iter(keys)
         while chunk := list(islice(names, _CHUNK)):
-            sound = [key for key in dict.fromkeys(chunk) if _wrong(key) is None]
+            wrong = {key: reason for key in chunk if (reason := _wrong(key)) is not None}
+            sound = [key for key in dict.fromkeys(chunk) if key not in wrong]
             rows = self._rows(sound) if sound and self._there() else {}
             for key in chunk:
-                wrong = _wrong(key)
-                if wrong is not None:
-                    yield Unreadable(key=display_name(key), reason=wrong)
-                elif key in rows:
+                if key in rows:
                     yield self._whole(rows[key])
+                elif key in wrong:
+                    yield Unreadable(key=display_name(key), reason=wrong[key])
                 else:
                     yield Absent(key=key)
 
@@ -785,24 +791,31 @@ def _wanted(change: Change) -> Row | None:
     content = change.content
     if len(content) > MAX_ENTRY_BYTES:
         raise _Refusal(TOO_LARGE)
+    metadata = change.metadata
     try:
-        state = _EXACT.state(content, change.metadata)
-        canonical_json({k: v for k, v in change.metadata.items() if k in BOOKKEEPING})
+        digest = metadata_digest(_EXACT.metadata(metadata))
+        if type(metadata) is not Plain:
+            canonical_json({k: v for k, v in metadata.items() if k in BOOKKEEPING})
     except NotCanonical as error:
         raise _Refusal(f"the metadata {error}") from None
     lf = _LF.content(content)
+    hashed = sha256(content)
     return Row(
         key=change.key,
-        metadata=_compact(change.metadata),
-        content_digest=state.content,
-        metadata_digest=state.metadata,
+        metadata=_compact(metadata),
+        content_digest=hashed,
+        metadata_digest=digest,
         size=len(content),
         lf_digest=sha256(lf) if lf is not content else None,
         lf_size=len(lf) if lf is not content else None,
-        tag=tag_of(content, change.metadata),
+        tag=tag_of_digest(hashed, metadata),
         length=len(content),
         content=content,
     )
+
+
+def _compact(metadata: Metadata) -> str:
+    return _fast(metadata).decode() if type(metadata) is Plain else _spelled(metadata)
 
 
 def _metadata(row: Row) -> Metadata:
@@ -834,14 +847,15 @@ def _state(row: Row, metadata: Metadata, normalisation: Normalisation) -> State:
 def _sound(row: Row) -> Metadata:
     """The metadata of a row whose digests fit what it holds. Raises NotCanonical."""
     metadata = _metadata(row)
-    tag = hashlib.sha256(bytes.fromhex(row.content_digest) + _sorted(metadata).encode()).hexdigest()
+    tag = tag_of_digest(row.content_digest, metadata)
     if (row.metadata_digest, row.tag) != (metadata_digest(_EXACT.metadata(metadata)), tag):
         raise NotCanonical("its metadata does not have the digest that stands beside it")
     if row.content is not None:
         if sha256(row.content) != row.content_digest:
             raise NotCanonical("its content does not have the digest that stands beside it")
         try:
-            row.content.decode()
+            if not row.content.isascii():
+                row.content.decode()
         except UnicodeDecodeError:
             raise NotCanonical("its content is not UTF-8") from None
     return metadata
@@ -882,7 +896,7 @@ def _receipt(one: Ready, told: Row | str, normalisation: Normalisation) -> Recei
     if isinstance(told, str):
         return Removed(key=key)
     assert one.wanted is not None
-    if told != one.wanted._replace(content=None):
+    if told[:_CONTENT] != one.wanted[:_CONTENT]:
         why = "the database stored something else than it was sent"
         return Failed(key=key, reason=why, intact=False)
     assert isinstance(one.change, Put)

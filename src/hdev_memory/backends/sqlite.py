@@ -80,6 +80,9 @@ _OVERWRITE = (
     "UPDATE entries SET metadata = ?, content_digest = ?, metadata_digest = ?, size = ?,"
     f" lf_digest = ?, lf_size = ?, tag = ?, content = ? WHERE {_AS_LOOKED_AT} RETURNING {_RETURNED}"
 )
+_TOGETHER = 64
+"""Keys that one statement asks for."""
+
 _DELETE = f"DELETE FROM entries WHERE {_AS_LOOKED_AT} RETURNING key"
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -316,10 +319,15 @@ class SqliteBackend(SqlBackend[sqlite3.Connection]):
     ) -> Iterable[Row]:
         sql = (
             f"SELECT {STATE_COLUMNS}, CASE WHEN length(content) <= ? THEN content END FROM entries"
-            " WHERE key = ?"
+            " WHERE key IN"
         )
-        for key in keys:
-            for found in connection.execute(sql, (inline, key)):
+        for begin in range(0, len(keys), _TOGETHER):
+            part = keys[begin : begin + _TOGETHER]
+            # As many places as there are keys, but of few numbers: each is compiled once.
+            if len(part) > 1:
+                part = [*part, *[part[0]] * (_TOGETHER - len(part))]
+            places = ",".join("?" * len(part))
+            for found in connection.execute(f"{sql} ({places})", (inline, *part)):
                 yield Row(*found)
 
     def _effect(

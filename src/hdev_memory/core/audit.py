@@ -130,16 +130,24 @@ EMPTY = Headmark(seq=0, digest=GENESIS)
 _encode = msgspec.json.Encoder().encode
 
 
-def link(record: Chained, head: Headmark) -> tuple[bytes, Headmark]:
-    """The line (with LF) of `record` as the successor of `head`, and the new head.
+def chain(records: Iterable[Chained], head: Headmark) -> tuple[list[bytes], Headmark]:
+    """The lines (each with LF) of records as the successors of `head`, and the new head.
 
-    `seq` and `prev` are set here; what the record says of them is not looked at.
+    `seq` and `prev` are set here; what the records say of them is not looked at.
     """
-    chained = msgspec.structs.replace(record, seq=head.seq + 1, prev=head.digest)
-    text = _encode(chained)
-    if len(text) >= MAX_LINE_BYTES:
-        raise AssertionError("an audit record longer than its limit")
-    return text + b"\n", Headmark(seq=chained.seq, digest=sha256(text))
+    seq, digest = head.seq, head.digest
+    lines = []
+    for record in records:
+        # Every line begins with these two, a number and a digest: so the second comma ends them.
+        spelled = _encode(record)
+        behind = spelled.index(b",", spelled.index(b",") + 1)
+        seq += 1
+        text = b'{"seq":%d,"prev":"%b"%b' % (seq, digest.encode(), spelled[behind:])
+        if len(text) >= MAX_LINE_BYTES:
+            raise AssertionError("an audit record longer than its limit")
+        lines.append(text + b"\n")
+        digest = sha256(text)
+    return lines, Headmark(seq=seq, digest=digest)
 
 
 def line_of(record: Chained) -> bytes:

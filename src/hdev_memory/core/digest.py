@@ -52,6 +52,12 @@ def canonical_json(value: Any) -> bytes:
     Raises NotCanonical for NaN, infinities, integers beyond 2**53 - 1, lone surrogates, and
     nesting deeper than MAX_DEPTH.
     """
+    if type(value) is Plain:
+        return canonical_plain(value)
+    return _canonical(value)
+
+
+def _canonical(value: Any) -> bytes:
     try:
         if _is_plain(value, MAX_DEPTH):
             return _fast.encode(value)
@@ -64,25 +70,32 @@ def canonical_json(value: Any) -> bytes:
         raise NotCanonical("holds text that is not valid Unicode") from None
 
 
+_SCALARS = frozenset({str, bool, type(None)})
+
+
 def _is_plain(value: Any, depth: int) -> bool:
-    if isinstance(value, str) or value is None or value is True or value is False:
+    """Whether msgspec spells a value as RFC 8785 does. Raises NotCanonical for one too deep."""
+    kind = type(value)
+    if kind in _SCALARS:
         return True
     if isinstance(value, int):
         return -_SAFE_INTEGER <= value <= _SAFE_INTEGER
     if isinstance(value, float):  # within these both write the shortest digits, with a point
         return 1e-4 <= abs(value) < 1e15 and not value.is_integer()
     if not isinstance(value, dict | list):
-        return False
+        return isinstance(value, str)
     if depth == 0:
         raise NotCanonical(f"is nested deeper than {MAX_DEPTH} levels")
     plain = True
     items: Iterable[Any] = value
     if isinstance(value, dict):
-        plain = all(map(str.isascii, value))
+        plain = "".join(value).isascii()
         items = value.values()
+    # Asked of all at once: a call for each costs more than all else here.
+    if _SCALARS.issuperset(map(type, items)):
+        return plain
     for item in items:
-        # Most are strings, and a call for each costs more than all else here. No early exit: depth
-        # is checked in every branch before anything recursive runs.
+        # No early exit: depth is checked in every branch before anything recursive runs.
         if type(item) is not str and not _is_plain(item, depth - 1):
             plain = False
     return plain
@@ -111,6 +124,15 @@ def decode_value(text: str) -> Any:
         raise NotCanonical("is not valid JSON") from None
 
 
+class Plain(dict[str, Any]):
+    """Metadata as `decode_plain` gives it, of which `canonical_plain` tells the canonical form.
+
+    Something may be taken out of it, and nothing put in: what it holds is not looked at again.
+    """
+
+    __slots__ = ()
+
+
 _Safe = Annotated[int, msgspec.Meta(ge=-_SAFE_INTEGER, le=_SAFE_INTEGER)]
 _Float = Annotated[float, msgspec.Meta(gt=-1e15, lt=1e15)]
 _Leaf = str | bool | _Safe | _Float | None
@@ -119,10 +141,10 @@ _Plain = dict[str, _Leaf | list[_Inner] | dict[str, _Inner]]
 _plain = msgspec.json.Decoder[_Plain](_Plain)
 
 
-def decode_plain(raw: bytes) -> dict[str, Any] | None:
+def decode_plain(raw: bytes) -> Plain | None:
     """`decode_all_plain` of one."""
     found = decode_all_plain((raw,))
-    return found[0] if found is not None else None
+    return Plain(found[0]) if found is not None else None
 
 
 def decode_all_plain(raws: Sequence[bytes]) -> list[dict[str, Any]] | None:
@@ -162,7 +184,10 @@ def _ascii_keys(found: dict[str, Any] | list[Any]) -> bool:
 
 def canonical_plain(plain: dict[str, Any]) -> bytes:
     """`canonical_all_plain` of one."""
-    return canonical_all_plain((plain,))[0]
+    line = _fast.encode(plain)
+    if (b"." in line or b"e-" in line) and _FLOAT.search(line):
+        return _canonical(plain)
+    return line
 
 
 def canonical_all_plain(plain: Sequence[dict[str, Any]]) -> list[bytes]:
@@ -175,7 +200,7 @@ def canonical_all_plain(plain: Sequence[dict[str, Any]]) -> list[bytes]:
         while (found := together.find(mark, end)) >= 0:
             number += together.count(b"\n", end, found)
             if _FLOAT.search(lines[number]):
-                lines[number] = canonical_json(plain[number])
+                lines[number] = _canonical(plain[number])
             end = together.index(b"\n", found)
     return lines
 

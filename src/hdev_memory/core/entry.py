@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from hdev_memory.core.digest import Digest, canonical_json, sha256
+from hdev_memory.core.digest import Digest, Plain, canonical_json, sha256
 
 Metadata = dict[str, Any]
 
@@ -142,7 +143,10 @@ class Normalisation(Value, frozen=True):
         return content
 
     def metadata(self, metadata: Metadata) -> Metadata:
-        return {name: value for name, value in metadata.items() if name not in self.bookkeeping}
+        kept = Plain(metadata) if type(metadata) is Plain else dict(metadata)
+        for name in self.bookkeeping:
+            kept.pop(name, None)
+        return kept
 
     def state(self, content: bytes, metadata: Metadata) -> State:
         """The state of an entry with this content and metadata.
@@ -170,7 +174,8 @@ def metadata_digest(metadata: Metadata) -> str:
     return sha256(canonical_json(metadata))
 
 
-_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=True).encode
+# What it spells is no circle: whatever comes here has been read, or has a canonical form.
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=True, check_circular=False).encode
 
 
 def tag_of(content: bytes, metadata: Metadata) -> str:
@@ -183,7 +188,21 @@ def tag_of(content: bytes, metadata: Metadata) -> str:
 
 def tag_of_digest(content: str, metadata: Metadata) -> str:
     """As `tag_of`, from the digest of the content."""
-    return sha256(bytes.fromhex(content) + _encode(metadata).encode())
+    if type(metadata) is Plain and len(raw := _raw(metadata)) <= _OFTEN_BYTES:
+        text = _often(raw)
+    else:
+        text = _encode(metadata).encode()
+    return sha256(bytes.fromhex(content) + text)
+
+
+_raw = msgspec.json.Encoder().encode
+_OFTEN_BYTES = 2048
+
+
+@functools.lru_cache(2048)
+def _often(raw: bytes) -> bytes:
+    """How a tag spells metadata, which a write and what reads it back ask for again and again."""
+    return _encode(msgspec.json.decode(raw)).encode()
 
 
 class Capabilities(Value, frozen=True):

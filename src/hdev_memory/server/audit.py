@@ -130,11 +130,8 @@ class DatabaseLog:
             return
 
         def linked(head: Headmark) -> tuple[list[tuple[int, bytes]], Headmark]:
-            lines = []
-            for record in records:
-                line, head = audit.link(record, head)
-                lines.append((head.seq, line[:-1]))
-            return lines, head
+            lines, behind = audit.chain(records, head)
+            return [(seq, line[:-1]) for seq, line in enumerate(lines, head.seq + 1)], behind
 
         self._backend.log_append(linked)
 

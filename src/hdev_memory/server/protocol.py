@@ -52,7 +52,7 @@ from hdev_memory.core.entry import (
 from hdev_memory.server.limits import Limits
 from hdev_memory.server.store import NORMAL, Store
 
-PIECE = 64 * 1024
+PIECE = 256 * 1024
 """Bytes of an answer that are made at a time."""
 
 _DIGEST = re.compile(r"(?:^|,)[ \t]*sha-256=:([A-Za-z0-9+/]{43}=):[ \t]*(?:,|$)")
@@ -181,7 +181,7 @@ def _made(number: int, line: spelled.ChangeLine, limit: int) -> Change | Failed:
     content = text.encode()
     if len(content) > limit or len(raw) > limit:
         return Failed(key=key, reason="Content too large for target backend", intact=True)
-    metadata = decode_plain(bytes(raw))
+    metadata: Metadata | None = decode_plain(bytes(raw))
     if metadata is not None:  # of most; their canonical form is told faster as well
         canonical = canonical_plain(NORMAL.metadata(metadata))
         after = State(content=sha256(content), metadata=sha256(canonical), bytes=len(content))
