@@ -17,6 +17,8 @@ from typing import Any, Self
 
 import httpx
 
+from tests.direct import DIRECT
+
 PATIENCE = 50.0
 """Seconds for one request to the driver; the machine may be busy."""
 
@@ -41,7 +43,7 @@ class Browser:
         )
         try:
             self._http = httpx.Client(
-                base_url=f"http://127.0.0.1:{self._port()}", timeout=PATIENCE, trust_env=False
+                base_url=f"http://127.0.0.1:{self._port()}", timeout=PATIENCE, **DIRECT
             )
             made = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": self._wanted()}})
         except BaseException:

@@ -14,7 +14,6 @@ from hdev_memory import errors, plandir
 from hdev_memory.cli import COMMANDS, demo, eventlines
 from hdev_memory.core import rules
 from tests.conftest import put_entry, tree_of
-from tests.processes import PROGRAM
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -85,16 +84,13 @@ def test_every_command_is_in_the_documentation():
 
 @pytest.mark.parametrize("columns", ["80", "200"])
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_the_help_of_a_command_is_whole_at_any_width(home, command, columns):
-    done = subprocess.run(
-        [*PROGRAM, *command.split(), "--help"],
-        env={"PATH": os.environ["PATH"], "HOME": str(home), "COLUMNS": columns},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    text = done.stdout.replace("sha256:…", "")
+def test_the_help_of_a_command_is_whole_at_any_width(hdev, monkeypatch, command, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    done = hdev(*command.split(), "--help")
+    text = done.out.replace("sha256:…", "")
 
+    assert done.status == 0
+    assert max(map(len, text.splitlines())) <= int(columns)
     assert "…" not in text
     assert "a command that was not loaded" not in text
     for name, (_, help_line) in COMMANDS.items():

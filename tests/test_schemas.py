@@ -17,6 +17,7 @@ from hdev_memory.core import audit, plan
 from hdev_memory.core.schema import schema
 from hdev_memory.review import json as review
 from tests.conftest import put_entry
+from tests.direct import DIRECT
 from tests.emulation.existing_server import BOILERPLATE, ExistingServer
 from tests.keys import Keys
 from tests.processes import MemoryServer
@@ -232,7 +233,7 @@ def test_every_kind_of_event_line_is_written_and_valid(hdev, work, tmp_path, mon
         run("apply", "few-plan", "--target-url", *end)
         headers = {"Authorization": f"Bearer {KEY}"}
         url = f"{server.url}/api/memory/entry/a"
-        httpx.put(url, json={"content": "theirs"}, headers=headers, trust_env=False, timeout=50)
+        httpx.put(url, json={"content": "theirs"}, headers=headers, **DIRECT, timeout=50)
         run("audit", "compare", "few-plan", *end)
         log = Path("few-plan/audit.jsonl")
         log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])

@@ -335,7 +335,7 @@ class Migration(RuleBasedStateMachine):
 
 
 Migration.TestCase.settings = settings(
-    max_examples=int(os.environ.get("HDEV_TEST_EXAMPLES", "150")),
+    max_examples=int(os.environ.get("HDEV_TEST_EXAMPLES", "75")),
     stateful_step_count=25,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],

@@ -52,11 +52,11 @@ def reads(monkeypatch):
     return seen
 
 
-def looked(root, index=None, scope=EVERYTHING):
+def looked(root, index=None, scope=EVERYTHING, normalisation=NORMAL):
     """The states of a store, as planning sees them."""
     found = []
     with FilesystemBackend(str(root), must_exist=True, index=index and str(index)) as backend:
-        for item in backend.stretches(scope, NORMAL):
+        for item in backend.stretches(scope, normalisation):
             found += item.entries() if isinstance(item, Stretch) else [item]
     return found
 
@@ -242,6 +242,15 @@ def test_the_file_of_another_store_or_scope_is_not_believed(store, tmp_path, rea
         store, scope=Scope(exclude=["k1*"])
     )
     assert looked(store, tmp_path / "cache") == looked(store)
+
+
+def test_what_was_kept_under_another_normalisation_is_not_believed(store, tmp_path, reads):
+    (store / "f1/k04.md").write_bytes(b"text\r\n")
+    lf = Normalisation(line_ends="lf")
+    exact = looked(store, tmp_path / "cache")
+
+    assert looked(store, tmp_path / "cache", normalisation=lf) == looked(store, normalisation=lf)
+    assert looked(store, tmp_path / "cache") == exact != looked(store, normalisation=lf)
 
 
 def test_a_place_that_cannot_be_written_hinders_nothing(store, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import httpx
 import msgspec
 import pytest
 from tests.conftest import put_entry
+from tests.direct import DIRECT
 from tests.emulation import existing_server
 from tests.emulation.existing_server import ExistingServer
 from tests.processes import MemoryServer
@@ -88,7 +89,7 @@ def test_whoever_wrote_later_is_named_and_it_is_no_disagreement(world):
             f"{server.url}/api/memory/entry/changed",
             json={"content": "later"},
             headers={"Authorization": "Bearer write-key"},
-            trust_env=False,
+            **DIRECT,
             timeout=30,
         )
         told = world.compare(server.url, "--json")

@@ -14,6 +14,8 @@ from tests.conftest import put_entry, tree_of
 from tests.emulation.existing_server import ExistingServer
 from tests.processes import PROGRAM, MemoryServer
 
+from hdev_memory.backends.filesystem import FilesystemBackend
+
 KEY = "canary-of-the-workflow"
 TEXT = "canary text of an entry"
 
@@ -431,28 +433,30 @@ def test_a_torn_last_line_is_cut_kept_and_recorded(hdev, work):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_apply_that_was_stopped_goes_on_when_it_is_run_again(hdev, work, number):
-    for count in range(3000):
+    total = FilesystemBackend.batch + 150
+    for count in range(total):
         put_entry(work / "source", f"many/{count:04}", f"text {count}")
     plan(hdev)
     with subprocess.Popen(
         [*PROGRAM, "apply", "p"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        while not list(work.glob("target/many/*.md")):  # the first batch is on its way
+        # The first batch is on its way.
+        while next(work.glob("target/many/*.md"), None) is None:
             assert process.poll() is None
-            time.sleep(0)
+            time.sleep(0.005)  # the processor is for the other one
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     written = len(list(work.glob("target/many/*.md")))
     resumed = hdev("apply", "p")
 
     assert process.returncode == (-9 if number == signal.SIGKILL else 4), err
-    assert 0 < written < 3000
+    assert 0 < written < total
     if number != signal.SIGKILL:
         assert "Next: hdev apply p" in out
         assert "stopped" in [record["event"] for record in records()]
     assert resumed.status == 0, resumed.err
     assert "already done" in resumed.out
-    assert len(list(work.glob("target/many/*.md"))) == 3000
+    assert len(list(work.glob("target/many/*.md"))) == total
     assert hdev("verify", "p").status == 0
 
 
@@ -473,9 +477,9 @@ def test_a_second_signal_stops_at_once_though_the_server_hangs_and_the_run_can_b
             text=True,
             env=environ,
         ) as process:
-            while not list(served.glob("many/*.md")):
+            while next(served.glob("many/*.md"), None) is None:
                 assert process.poll() is None
-                time.sleep(0)
+                time.sleep(0.005)
             server.process.send_signal(signal.SIGSTOP)
             try:
                 process.send_signal(signal.SIGINT)
@@ -502,7 +506,7 @@ def test_interrupted_before_any_write_is_130(work):
             # A signal that comes a moment before the read is not seen while that waits.
             while "pipe_read" not in Path(f"/proc/{process.pid}/wchan").read_text():
                 assert process.poll() is None
-                time.sleep(0)
+                time.sleep(0.005)
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=50)
         finally:

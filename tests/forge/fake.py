@@ -52,6 +52,7 @@ class FakeForge:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # a body would wait 40 ms for the head's acknowledgement
 
             def do(self) -> None:
                 raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -3,17 +3,21 @@
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
 from hdev_memory import plandir
+from hdev_memory.backends.base import Secret
+from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.review.inert import inert
+from hdev_memory.server.app import create_app
+from hdev_memory.server.run import serve_in_thread
 from tests.conftest import put_entry, tree_of
 from tests.forge.fake import TOKEN, FakeGitHub, FakeGitLab
 from tests.forge.runner import PATH, ROOT, Runner, event_file
-from tests.processes import PROGRAM, MemoryServer
 
 PLAN = ROOT / "docs/ci/github-plan.yml"
 APPLY = ROOT / "docs/ci/github-apply.yml"
@@ -23,11 +27,12 @@ ACTIONS = sorted((ROOT / ".github/actions").glob("*/action.yml"))
 WRITE, READ = "write-key-of-the-test", "read-key-of-the-test"
 
 
-def shows_html() -> bool:
-    """Whether `hdev show` has the format that the templates ask for."""
-    told = subprocess.run([*PROGRAM, "show", "--help"], capture_output=True, text=True, timeout=50,
-                          check=True)  # fmt: skip
-    return "html" in told.stdout
+@dataclass(frozen=True)
+class Memory:
+    """A memory that is served."""
+
+    root: Path
+    url: str
 
 
 @pytest.fixture
@@ -38,8 +43,10 @@ def memory(home):
     put_entry(workspace / "memory", "both", "from the repository")
     served = home / "served"
     put_entry(served, "both", "as it was")
-    with MemoryServer(served, WRITE, "--read-only-api-key", READ) as server:
-        yield server
+    with FilesystemBackend(str(served), must_exist=True) as store:
+        app = create_app(store, store_id="s", api_key=Secret(WRITE), read_only_api_key=Secret(READ))
+        with serve_in_thread(app) as url:
+            yield Memory(served, url)
 
 
 @pytest.fixture
@@ -69,7 +76,6 @@ def github(home, memory, tmp_path):
                     event_file(home, {"pull_request": {"number": 7}, "action": "synchronize"})
                 ),
             },
-            leave_out=frozenset({"install"} | (set() if shows_html() else {"html"})),
         )
         yield fake
 
@@ -341,8 +347,6 @@ class GitLabJob:
             for key, value in job.get("variables", {}).items():
                 environ[key] = re.sub(r"\$(\w+)", lambda found: environ.get(found[1], ""), value)
         lines = chain[-1]["script"]
-        if not shows_html():
-            lines = [line for line in lines if "--format html" not in line]
         self.done = subprocess.run(
             ["bash", "-eo", "pipefail", "-c", "\n".join(lines)],
             cwd=home / "work",

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 from tests.conftest import put_entry
+from tests.direct import DIRECT
 from tests.processes import PROGRAM, MemoryServer
 
 from hdev_memory.backends.base import Drifted, Failed, Put, Stored
@@ -41,7 +42,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def ask(server):
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=server.url, **DIRECT, timeout=30) as client:
 
         def ask(method, path, key=KEY, headers=(), **more):
             sent = {"Authorization": f"Bearer {key}", **dict(headers)}
@@ -128,11 +129,11 @@ def test_pages_lead_to_the_head_and_are_whole(server, ask):
     assert b"".join(lines) == (server.root / AUDIT_FILE).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "query", ["after=-1", "after=x", "limit=0", "limit=1001", "after=99999999999999999"]
-)
-def test_a_page_that_cannot_be_is_422(ask, query):
-    assert ask("GET", f"/api/audit?{query}").status_code == 422
+def test_a_page_that_cannot_be_is_422(ask):
+    queries = ["after=-1", "after=x", "limit=0", "limit=1001", "after=99999999999999999"]
+    answers = {query: ask("GET", f"/api/audit?{query}").status_code for query in queries}
+
+    assert answers == dict.fromkeys(queries, 422)
 
 
 def test_a_page_behind_the_end_is_empty_and_has_the_head(ask):

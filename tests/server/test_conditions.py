@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from tests.conftest import put_entry, tree_of
+from tests.direct import DIRECT
 from tests.processes import MemoryServer
 
 from hdev_memory.server.conditions import Malformed, PreconditionFailed, etag_of, parse
@@ -32,7 +33,7 @@ def strict(tmp_path_factory):
 
 def asking(url):
     return httpx.Client(
-        base_url=url, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=30
+        base_url=url, headers={"Authorization": f"Bearer {KEY}"}, **DIRECT, timeout=30
     )
 
 
@@ -195,7 +196,7 @@ def test_a_strict_store_is_otherwise_the_same(strict):
         created = conditional(client, "PUT", "fresh", If_None_Match="*")
         read = client.get(f"{ENTRY}fresh")
         removed = conditional(client, "DELETE", "fresh", If_Match=created.headers["etag"])
-        unkeyed = httpx.put(f"{strict.url}{ENTRY}fresh", json={"content": ""}, trust_env=False)
+        unkeyed = httpx.put(f"{strict.url}{ENTRY}fresh", json={"content": ""}, **DIRECT)
 
     assert (created.status_code, read.json()["content"]) == (200, "new")
     assert removed.json()["success"] is True

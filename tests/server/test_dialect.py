@@ -10,6 +10,7 @@ from datetime import datetime
 import httpx
 import pytest
 from tests.conftest import put_entry, tree_of
+from tests.direct import DIRECT
 from tests.emulation.existing_server import ExistingServer
 from tests.processes import MemoryServer
 
@@ -37,7 +38,7 @@ def server(process):
 @pytest.fixture
 def ask(server):
     with httpx.Client(
-        base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False
+        base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, **DIRECT
     ) as client:
 
         def ask(method, path, **more):
@@ -62,7 +63,7 @@ def entry(path, **more):
 
 def test_health_needs_no_key_and_ignores_a_wrong_one(server):
     for headers in ({}, {"Authorization": "Bearer wrong"}):
-        answer = httpx.get(f"{server.url}/api/health", headers=headers, trust_env=False)
+        answer = httpx.get(f"{server.url}/api/health", headers=headers, **DIRECT)
         body = answer.json()
         assert answer.status_code == 200
         assert body["healthy"] is True
@@ -209,7 +210,7 @@ def test_without_the_key_nothing_is_shown_or_changed(server, method, path):
         ({}, "API key required"),
         ({"Authorization": "Bearer wrong"}, "Invalid API key"),
     ):
-        answer = httpx.request(method, server.url + path, headers=headers, trust_env=False)
+        answer = httpx.request(method, server.url + path, headers=headers, **DIRECT)
         assert (answer.status_code, answer.json()) == (401, {"detail": detail})
         assert answer.headers["www-authenticate"] == "Bearer"
     assert tree_of(server.root) == before

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from starlette.exceptions import HTTPException
 from tests.conftest import tree_of
+from tests.direct import DIRECT
 from tests.processes import MemoryServer
 
 from hdev_memory.backends.base import Secret, Where
@@ -49,7 +50,7 @@ def process(tmp_path_factory):
 
 def ask(url, method, path, key=None, **more):
     headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
-    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=url, **DIRECT, timeout=30) as client:
         return client.request(method, path, headers=headers, **more)
 
 

@@ -15,6 +15,7 @@ import pytest
 from tests.batches import Many, exact, remove
 from tests.batches import put as change
 from tests.conftest import put_entry, tree_of
+from tests.direct import DIRECT
 from tests.processes import PROGRAM, MemoryServer
 
 from hdev_memory.backends.base import EVERYTHING, Put, Remove, Stored
@@ -156,7 +157,7 @@ def numbers(url):
 def stored(url):
     """Every entry that the server lists, with what it answers."""
     found = {}
-    with httpx.Client(base_url=url, headers=HEADERS, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=url, headers=HEADERS, **DIRECT, timeout=30) as client:
         for key in leaves(client.get("/api/memory/tree").json()["items"]):
             answer = client.get(ENTRY + key).json()
             assert (answer["type"], answer["success"]) == ("file", True), answer

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.batches import PATH, Many, batch, digest, exact, put, shown
+from tests.direct import DIRECT
 
 from hdev_memory.backends.base import Put, Secret, Stored
 from hdev_memory.backends.ephemeral import EphemeralBackend
@@ -133,7 +134,7 @@ def test_the_limit_does_not_refuse_what_just_fits(url):
         f"{url}/api/memory/entry/a",
         json=body,
         headers={"Authorization": f"Bearer {KEY}"},
-        trust_env=False,
+        **DIRECT,
     )
 
     assert answer.json()["success"] is True

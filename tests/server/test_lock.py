@@ -4,6 +4,7 @@ import json
 
 import httpx
 import pytest
+from tests.direct import DIRECT
 from tests.processes import MemoryServer
 
 from hdev_memory.backends.base import Secret
@@ -143,7 +144,7 @@ def ask(clock):
         read_only_api_key=Secret(READER),
         clock=clock,
     )
-    with serve_in_thread(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with serve_in_thread(app) as url, httpx.Client(base_url=url, **DIRECT) as client:
 
         def ask(method, path, key=KEY, fence=None, **more):
             headers = {"Authorization": f"Bearer {key}"}
@@ -242,14 +243,14 @@ def test_a_restarted_server_gives_out_higher_fences(tmp_path):
             answer = httpx.put(
                 server.url + LOCK,
                 headers={"Authorization": f"Bearer {KEY}"},
-                trust_env=False,
+                **DIRECT,
                 **wanted(),
             )
             numbers.append(answer.json()["fence"])
             tree = httpx.get(
                 f"{server.url}/api/memory/tree",
                 headers={"Authorization": f"Bearer {KEY}"},
-                trust_env=False,
+                **DIRECT,
             ).json()
 
     assert numbers == [1, 2]

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from tests.conftest import put_entry
 from tests.nginx import CONFIGURATION, Nginx, program
+from tests.postgres import fresh_schema
 from tests.processes import MemoryServer
 from tests.survival.wire import Wire
 
@@ -31,15 +32,16 @@ AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 
 class Server(MemoryServer):
-    """One of several servers of one SQLite file."""
+    """One of several servers of one database: an SQLite file, unless another one is named."""
 
-    def __init__(self, place, name):
+    def __init__(self, place, name, storage=None):
         super().__init__(
             place / name, KEY, "--trusted-proxy", "127.0.0.1", "--log-format", "json",
             "--log-level", "info",
         )  # fmt: skip
         path = self._command.index("--storage-path")
-        self._command[path : path + 2] = ["--storage", f"sqlite:{place / 'memory.sqlite'}"]
+        storage = storage or f"sqlite:{place / 'memory.sqlite'}"
+        self._command[path : path + 2] = ["--storage", storage]
 
     def logged(self):
         """Its lines about requests, once it has ended."""
@@ -60,8 +62,16 @@ def place(tmp_path):
 
 
 @pytest.fixture
-def pair(place):
-    with Server(place, "one") as one, Server(place, "two") as two:
+def storage(request):
+    """What the servers keep the memory in; an SQLite file, unless PostgreSQL is asked for."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return None
+    return request.getfixturevalue("postgres").url(fresh_schema())
+
+
+@pytest.fixture
+def pair(place, storage):
+    with Server(place, "one", storage) as one, Server(place, "two", storage) as two:
         yield one, two
 
 
@@ -124,6 +134,7 @@ def work(home, monkeypatch):
     return work
 
 
+@pytest.mark.parametrize("storage", ["sqlite", "postgres"], indirect=True)
 def test_a_plan_is_made_applied_and_verified_over_two_servers(
     hdev, work, place, pair, proxy, monkeypatch
 ):

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.direct import DIRECT
 from tests.processes import MemoryServer
 
 from hdev_memory import durable
@@ -43,7 +44,7 @@ def url():
 
 @pytest.fixture(scope="module")
 def client(url):
-    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=url, **DIRECT, timeout=30) as client:
         yield client
 
 
@@ -69,7 +70,7 @@ def test_a_server_whose_folder_is_gone_is_alive_and_not_ready(tmp_path):
     with (
         FilesystemBackend(str(root), must_exist=True) as backend,
         serving(backend) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=30) as client,
+        httpx.Client(base_url=url, **DIRECT, timeout=30) as client,
     ):
         before = client.get("/readyz").status_code
         shutil.rmtree(root)
@@ -90,7 +91,7 @@ def test_a_server_that_cannot_log_its_writes_any_more_is_not_ready(tmp_path, mon
     with (
         ServerLog(tmp_path / "log", lambda: datetime(2026, 1, 1, tzinfo=UTC)) as log,
         serving(EphemeralBackend(), log=log) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=30) as client,
+        httpx.Client(base_url=url, **DIRECT, timeout=30) as client,
     ):
         monkeypatch.setattr(durable, "append", full)
         failed = client.put(f"{ENTRY}a", json={"content": "x"})
@@ -109,7 +110,7 @@ def test_a_journal_that_failed_makes_a_server_not_ready(tmp_path, monkeypatch):
     with (
         FilesystemBackend(str(root), must_exist=True) as backend,
         serving(backend, journal=journal) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=30) as client,
+        httpx.Client(base_url=url, **DIRECT, timeout=30) as client,
     ):
         before = client.get("/readyz").status_code
         monkeypatch.setattr(durable.disk, "truncate", failing)
@@ -130,7 +131,7 @@ def test_a_storage_that_hangs_is_not_ready_and_takes_one_thread_however_often_it
     backend = Hanging()
     with (
         serving(backend, limits=Limits(ready_seconds=0.05)) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=30) as client,
+        httpx.Client(base_url=url, **DIRECT, timeout=30) as client,
     ):
         answers = [client.get("/readyz").status_code for _ in range(3)]
         asked = backend.asked
@@ -179,7 +180,7 @@ def test_metrics_are_for_the_role_of_their_name_alone(tmp_path):
         keysfile.add(file, role, (role,), role, "2020-01-01T00:00:00Z", None)
     with (
         serving(EphemeralBackend(), keys_file=file) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=30) as client,
+        httpx.Client(base_url=url, **DIRECT, timeout=30) as client,
     ):
         answers = {
             role: client.get("/metrics", headers={"Authorization": f"Bearer {role}"}).status_code
@@ -217,9 +218,7 @@ def test_an_answer_to_a_failure_of_the_server_has_its_id_as_well():
             raise ZeroDivisionError
 
     with serving(Broken()) as url:
-        answer = httpx.get(
-            f"{url}{ENTRY}a", headers={"X-Request-Id": "mine"}, trust_env=False, timeout=30
-        )
+        answer = httpx.get(f"{url}{ENTRY}a", headers={"X-Request-Id": "mine"}, **DIRECT, timeout=30)
 
     assert (answer.status_code, answer.json()) == (500, {"detail": "The server failed"})
     assert answer.headers["X-Request-Id"] == "mine"
@@ -238,7 +237,7 @@ def send(url, text):
 def test_a_request_is_one_line_of_the_log_without_its_key_or_content(tmp_path, form):
     flags = ("--log-level", "debug", "--log-format", form)
     with MemoryServer(tmp_path / "s", KEY, *flags) as server:
-        with httpx.Client(base_url=server.url, headers=OWNER, trust_env=False) as client:
+        with httpx.Client(base_url=server.url, headers=OWNER, **DIRECT) as client:
             sent = {"content": "canary", "metadata": {"canary": "canary"}}
             client.put(f"{ENTRY}canary", json=sent, headers={"X-Request-Id": "first"})
             client.get(f"{ENTRY}canary?canary=canary")

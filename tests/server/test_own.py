@@ -9,6 +9,7 @@ import subprocess
 import httpx
 import pytest
 from tests.conftest import put_entry, tree_of
+from tests.direct import DIRECT
 from tests.processes import PROGRAM, MemoryServer
 
 from hdev_memory.backends.base import Failed, Put, Secret, Where
@@ -38,7 +39,7 @@ def server(process):
 
 @pytest.fixture
 def ask(server):
-    with httpx.Client(base_url=server.url, trust_env=False) as client:
+    with httpx.Client(base_url=server.url, **DIRECT) as client:
 
         def ask(method, path, key=KEY, headers=(), **more):
             sent = {"Authorization": f"Bearer {key}", **dict(headers)}
@@ -256,7 +257,7 @@ def test_it_ends_cleanly_on_a_signal_and_keeps_the_default_store(tmp_path, numbe
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
     ) as process:
         url = process.stdout.readline().split()[4]
-        httpx.put(f"{url}{ENTRY}a", json={"content": "kept"}, trust_env=False)
+        httpx.put(f"{url}{ENTRY}a", json={"content": "kept"}, **DIRECT)
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
 
@@ -268,8 +269,8 @@ def test_an_ephemeral_server_keeps_nothing(tmp_path):
     with MemoryServer(tmp_path / "unused", KEY, "--backend", "ephemeral") as server:
         headers = {"Authorization": f"Bearer {KEY}"}
         url = f"{server.url}{ENTRY}a"
-        httpx.put(url, json={"content": "x"}, headers=headers, trust_env=False)
-        found = httpx.get(url, headers=headers, trust_env=False).json()
+        httpx.put(url, json={"content": "x"}, headers=headers, **DIRECT)
+        found = httpx.get(url, headers=headers, **DIRECT).json()
 
     assert found["content"] == "x"
     assert not (tmp_path / "unused").exists()
@@ -281,7 +282,7 @@ def test_keys_show_up_nowhere(tmp_path):
             httpx.get(
                 f"{server.url}/api/memory/tree",
                 headers={"Authorization": f"Bearer {key}"},
-                trust_env=False,
+                **DIRECT,
             )
 
     assert "method=GET route=/api/memory/tree status=401" in server.err

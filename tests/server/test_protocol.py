@@ -14,6 +14,7 @@ import httpx
 import pytest
 from tests.batches import PATH, Many, batch, digest, exact, lines, put, remove, shown, under_lf
 from tests.conftest import put_entry, tree_of
+from tests.direct import DIRECT
 
 from hdev_memory import durable
 from hdev_memory.backends import open_backend
@@ -621,7 +622,7 @@ def test_on_a_full_disk_each_entry_is_known_to_be_intact(backend, root, monkeypa
 
 def test_a_read_only_client_of_httpx_gets_the_same(url, many):
     many.write(put("a"))
-    with httpx.Client(base_url=url, headers=many.headers, trust_env=False) as client:
+    with httpx.Client(base_url=url, headers=many.headers, **DIRECT) as client:
         answer = client.get(f"{PATH}/snapshot")
 
     assert answer.headers["content-encoding"] == "gzip"

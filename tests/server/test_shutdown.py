@@ -8,6 +8,7 @@ import time
 
 import httpx
 import pytest
+from tests.direct import DIRECT
 from tests.processes import MemoryServer
 
 ENTRY = "/api/memory/entry/"
@@ -77,7 +78,7 @@ def test_a_body_that_is_half_received_is_taken_whole_and_its_write_is_answered(t
 def test_a_long_answer_is_given_to_its_end(tmp_path):
     large = "x" * (6 * 1024 * 1024)
     with MemoryServer(tmp_path / "s", None, "--max-entry-bytes", "10000000") as server:
-        httpx.put(f"{server.url}{ENTRY}a", json={"content": large}, trust_env=False, timeout=LONG)
+        httpx.put(f"{server.url}{ENTRY}a", json={"content": large}, **DIRECT, timeout=LONG)
         with connected(server) as reader:
             reader.sendall(f"GET {ENTRY}a HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             with http.client.HTTPResponse(reader) as answer:
@@ -109,13 +110,13 @@ def test_what_does_not_come_in_time_is_cut_off_and_the_end_is_a_good_one(tmp_pat
 
 def test_a_second_signal_ends_it_at_once_and_what_was_acknowledged_stays(tmp_path):
     with MemoryServer(tmp_path / "s") as server, half_sent(server):
-        put = httpx.put(f"{server.url}{ENTRY}a", json={"content": "x"}, trust_env=False)
+        put = httpx.put(f"{server.url}{ENTRY}a", json={"content": "x"}, **DIRECT)
         server.process.terminate()
         refusing(server)
         server.process.terminate()
         status = server.process.wait(LONG)
     with MemoryServer(tmp_path / "s") as server:
-        found = httpx.get(f"{server.url}{ENTRY}a", trust_env=False).json()
+        found = httpx.get(f"{server.url}{ENTRY}a", **DIRECT).json()
 
     assert put.json()["success"]
     assert status == -signal.SIGTERM
@@ -124,14 +125,14 @@ def test_a_second_signal_ends_it_at_once_and_what_was_acknowledged_stays(tmp_pat
 
 def test_while_it_drains_it_answers_everything_and_is_not_ready(tmp_path):
     with MemoryServer(tmp_path / "s", None, "--drain", "3600") as server:
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=LONG) as client:
+        with httpx.Client(base_url=server.url, **DIRECT, timeout=LONG) as client:
             before = client.get("/readyz").status_code
             server.process.terminate()
             end = time.monotonic() + LONG
             while (found := client.get("/readyz")).status_code == 200:
                 assert time.monotonic() < end
             put = client.put(f"{ENTRY}a", json={"content": "x"})
-        new = httpx.get(f"{server.url}{ENTRY}a", trust_env=False, timeout=LONG)
+        new = httpx.get(f"{server.url}{ENTRY}a", **DIRECT, timeout=LONG)
         server.process.terminate()
         server.process.wait(LONG)
 

@@ -7,6 +7,7 @@ import time
 
 import httpx
 import pytest
+from tests.direct import DIRECT
 from tests.processes import MemoryServer
 
 from hdev_memory.backends.ephemeral import EphemeralBackend
@@ -41,11 +42,11 @@ def serving(**limits):
 
 
 def put(url, key, content):
-    return httpx.put(f"{url}{ENTRY}{key}", json={"content": content}, trust_env=False, timeout=LONG)
+    return httpx.put(f"{url}{ENTRY}{key}", json={"content": content}, **DIRECT, timeout=LONG)
 
 
 def get(url, path):
-    return httpx.get(url + path, trust_env=False, timeout=LONG)
+    return httpx.get(url + path, **DIRECT, timeout=LONG)
 
 
 def answer_of(connection):

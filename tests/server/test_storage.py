@@ -11,6 +11,7 @@ import httpx
 import pytest
 from tests import postgres as real_postgres
 from tests.backends.databases import KINDS, NORMAL, made, put
+from tests.direct import DIRECT
 from tests.processes import PROGRAM, MemoryServer
 
 from hdev_memory.backends.base import Secret, Where
@@ -58,7 +59,7 @@ def serving(where):
 
 def asking(url):
     return httpx.Client(
-        base_url=url, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, timeout=60
+        base_url=url, headers={"Authorization": f"Bearer {KEY}"}, **DIRECT, timeout=60
     )
 
 

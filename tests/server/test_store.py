@@ -1,6 +1,7 @@
 """The store by itself: one writer's batches, and readers beside it."""
 
 import contextlib
+import dataclasses
 import errno
 import threading
 from datetime import UTC, datetime
@@ -385,6 +386,51 @@ def test_snapshots_and_reads_of_many_see_each_entry_whole_while_it_is_written(st
     writer.join()
 
     assert len(seen) > 3
+
+
+def test_a_snapshot_waits_for_one_batch_though_there_is_always_another(store, monkeypatch):
+    """One turn for all that is being written, and not one for each: it would never end."""
+    store.write(changes(KEYS, 0)).result()
+    held, exclusively = store.backend.write, store.exclusively
+    begun, released = threading.Semaphore(0), threading.Semaphore(0)
+    numbers = iter(range(1, 1000))
+    outcomes, turns = [], []
+
+    def write(batch, normalisation, session):
+        def intend(ready):
+            session.intend(ready)
+            begun.release()
+            assert released.acquire(timeout=30)
+
+        return held(batch, normalisation, dataclasses.replace(session, intend=intend))
+
+    def another():
+        number = next(numbers)
+        before = NORMAL.state(str(number - 1).encode() * 500, {"number": number - 1})
+        outcomes.append(store.write(changes(KEYS, number, before)))
+
+    def taken(call):
+        """Behind the turn there is another batch, which has begun before anybody looks."""
+        turn = exclusively(call)
+        another()
+        released.release()
+        turns.append(turn.result(timeout=30))
+        assert begun.acquire(timeout=30)
+        return turn
+
+    monkeypatch.setattr(store.backend, "write", write)
+    another()
+    assert begun.acquire(timeout=30)
+    monkeypatch.setattr(store, "exclusively", taken)
+    found = list(store.tagged(NORMAL))
+    monkeypatch.setattr(store, "exclusively", exclusively)
+    released.release()
+
+    assert len(turns) == 1
+    assert [state.key for state, _ in found] == sorted(KEYS)
+    assert {state.metadata["number"] for state, _ in found} == {1}
+    for outcome in outcomes:
+        assert all(isinstance(receipt, Stored) for receipt in outcome.result(timeout=30))
 
 
 def test_a_batch_that_compares_otherwise_looks_again_when_somebody_else_was_faster(store, root):

@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.direct import DIRECT
+from tests.postgres import fresh_schema
 from tests.processes import PROGRAM, MemoryServer
 
 from hdev_memory.server import keysfile
@@ -27,12 +29,13 @@ WORKERS = 2
 
 
 class Server(MemoryServer):
-    """A server of several workers on an SQLite file of its own."""
+    """A server of several workers on an SQLite file of its own, unless a database is named."""
 
-    def __init__(self, place, *flags):
+    def __init__(self, place, *flags, storage=None):
         super().__init__(place / "unused", None, *flags)
         path = self._command.index("--storage-path")
-        self._command[path : path + 2] = ["--storage", f"sqlite:{place / 'memory.sqlite'}"]
+        storage = storage or f"sqlite:{place / 'memory.sqlite'}"
+        self._command[path : path + 2] = ["--storage", storage]
         self._command += ["--workers", str(WORKERS)]
 
     def workers(self):
@@ -67,11 +70,11 @@ def alive(pid):
 
 
 def get(server, path):
-    return httpx.get(server.url + path, trust_env=False, timeout=LONG)
+    return httpx.get(server.url + path, **DIRECT, timeout=LONG)
 
 
 def put(server, key, content, **more):
-    sent = {"json": {"content": content}, "trust_env": False, "timeout": LONG, **more}
+    sent = {"json": {"content": content}, "timeout": LONG, **DIRECT, **more}
     return httpx.put(f"{server.url}{ENTRY}{key}", **sent)
 
 
@@ -108,8 +111,10 @@ def test_workers_share_a_memory_count_together_and_end_together(tmp_path):
     assert not any(alive(pid) for pid in workers)
 
 
-def test_of_many_writers_over_all_workers_one_wins(tmp_path):
-    with Server(tmp_path) as server:
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_of_many_writers_over_all_workers_one_wins(tmp_path, request, kind):
+    shared = kind == "postgres" and request.getfixturevalue("postgres").url(fresh_schema())
+    with Server(tmp_path, storage=shared or None) as server:
         only_new = {"If-None-Match": "*"}
         with ThreadPoolExecutor(32) as threads:
             answers = list(
@@ -225,7 +230,7 @@ def test_a_hup_reaches_the_workers_and_ends_none(tmp_path):
         tree = f"{server.url}/api/memory/tree"
         keysfile.add(file, "second", ("read",), "second-key", "2020-01-01T00:00:00Z", None)
         server.process.send_signal(signal.SIGHUP)
-        until(lambda: httpx.get(tree, headers=headers, trust_env=False).status_code == 200)
+        until(lambda: httpx.get(tree, headers=headers, **DIRECT).status_code == 200)
 
         assert server.workers() == before
 

@@ -21,9 +21,11 @@ APPROVALS = "tests/cli/test_approvals.py"
 POLICY = "tests/cli/test_policy.py"
 SQL = "tests/backends/test_sql.py"
 CONTRACT = "tests/backends/test_contract.py"
+KEPT = "tests/backends/test_statcache.py"
 
 WRITE = "backends/filesystem_write.py"
 FILES = "backends/filesystem_files.py"
+STRETCH = "backends/filesystem_stretch.py"
 
 
 @dataclass(frozen=True)
@@ -701,5 +703,87 @@ BUGS = (
         ),
         "tests/backends/test_postgres.py"
         "::test_a_commit_without_an_answer_is_settled_by_asking_what_became_of_it[False]",
+    ),
+    Bug(
+        "an entry that changed just before it was read is taken as settled",
+        "P9",
+        (
+            (
+                STRETCH,
+                "    return _numbers(one, two) if changed < before else _UNSETTLED\n",
+                "    return _numbers(one, two)\n",
+            ),
+        ),
+        f"{KEPT}::test_what_changed_just_before_it_was_read_is_read_again",
+    ),
+    Bug(
+        "of two equal times of change the one that cannot be set is not looked at",
+        "P9",
+        (
+            (
+                STRETCH,
+                "        one.st_ctime_ns,\n        one.st_ino,\n",
+                "        one.st_ino,\n" * 2,
+            ),
+            (
+                STRETCH,
+                "        two.st_ctime_ns,\n        two.st_ino,\n",
+                "        two.st_ino,\n" * 2,
+            ),
+        ),
+        f"{KEPT}::test_an_edit_that_restores_size_and_time_of_change_is_seen",
+    ),
+    Bug(
+        "what is kept beside stats is believed though its digest does not fit",
+        "P9",
+        (("backends/statcache.py", " or _sum(packed) != digest:", ":"),),
+        f"{KEPT}::test_a_damaged_file_is_never_believed",
+    ),
+    Bug(
+        "what is kept beside stats is believed under any normalisation",
+        "P9",
+        (("backends/statcache.py", "            msgspec.to_builtins(normalisation),\n", ""),),
+        f"{KEPT}::test_what_was_kept_under_another_normalisation_is_not_believed",
+    ),
+    Bug(
+        "what is kept beside stats is believed though others may have written it",
+        "P9",
+        (
+            (
+                "backends/statcache.py",
+                "            or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)\n",
+                "",
+            ),
+        ),
+        f"{KEPT}::test_a_file_that_others_may_write_is_not_believed",
+    ),
+    Bug(
+        "the index of a server is believed for entries of which only the bookkeeping changed",
+        "P9",
+        (
+            (
+                "backends/statcache.py",
+                "            if looked.get(name) == its:\n",
+                "            if looked.get(name, its)[0] == its[0]:\n",
+            ),
+        ),
+        f"{KEPT}::test_tags_are_those_of_whole_entries_and_come_from_the_index",
+    ),
+    Bug(
+        "a snapshot waits for a turn of the writer for each entry that is being written",
+        "P13",
+        (
+            (
+                "server/store.py",
+                "            found.update(zip(late, self.exclusively(look).result(), strict=True))",
+                (
+                    "            for key in late:\n"
+                    "                late = [key]\n"
+                    "                found[key] = self.exclusively(look).result()[0]"
+                ),
+            ),
+        ),
+        "tests/server/test_store.py"
+        "::test_a_snapshot_waits_for_one_batch_though_there_is_always_another",
     ),
 )
