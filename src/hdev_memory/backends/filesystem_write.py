@@ -192,9 +192,10 @@ class Batch:
         parent, _, name = change.key.rpartition("/")
         try:
             folder = cursor.go(parent, create=isinstance(change, Put))
-            mode = _mode(folder, name + CONTENT)
+            mode = _NEW_MODE if isinstance(found, Absent) else _mode(folder, name + CONTENT)
+            label = f"{session.run}-{staged_label(change.key)}"
             for step in steps:
-                step.label = f"{session.run}-{staged_label(change.key)}{_TAGS[step.suffix]}"
+                step.label = label + _TAGS[step.suffix]
                 if step.content is not None:
                     step.staged = durable.stage(
                         folder, step.content, label=step.label, mode=mode, sync=sync
@@ -538,8 +539,11 @@ def write_reason(error: OSError) -> str:
     return f"cannot be written: {error.strerror}"
 
 
+_NEW_MODE = 0o666
+
+
 def _mode(folder: int, name: str) -> int:
     try:
         return stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except FileNotFoundError:
-        return 0o666
+        return _NEW_MODE

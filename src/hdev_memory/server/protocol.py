@@ -52,7 +52,7 @@ from hdev_memory.core.entry import (
 from hdev_memory.server.limits import Limits
 from hdev_memory.server.store import NORMAL, Store
 
-PIECE = 256 * 1024
+PIECE = 64 * 1024
 """Bytes of an answer that are made at a time."""
 
 _DIGEST = re.compile(r"(?:^|,)[ \t]*sha-256=:([A-Za-z0-9+/]{43}=):[ \t]*(?:,|$)")
