@@ -521,19 +521,17 @@ def test_files_on_a_disk_are_read_ahead_and_those_in_memory_are_not(tmp_path, mo
         blocks[0] += 1000 if cold else 0
         return blocks[0]
 
-    fetch = filesystem_stretch._fetch
+    ahead = filesystem_stretch._read_ahead
 
-    def counted(folder, files):
-        fetched.extend(files)
-        fetch(folder, files)
+    def counted(folder, names):
+        fetched.extend(names)
+        ahead(folder, names)
 
     monkeypatch.setattr(filesystem_stretch, "_blocks_read", read)
-    monkeypatch.setattr(filesystem_stretch, "_fetch", counted)
-    before = threading.active_count()
+    monkeypatch.setattr(filesystem_stretch, "_read_ahead", counted)
 
     assert looked(tmp_path / "store") == expected
-    assert len(fetched) == (160 if cold else 0)  # of the first folder it is not known yet
-    assert threading.active_count() == before
+    assert len(fetched) == (80 if cold else 0)  # of the first folder it is not known yet
 
 
 def test_where_the_cache_lies(home, monkeypatch):

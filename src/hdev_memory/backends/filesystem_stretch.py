@@ -12,7 +12,6 @@ import functools
 import hashlib
 import os
 import resource
-import threading
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -59,9 +58,6 @@ seconds is the coarsest clock of a filesystem (FAT)."""
 _ROOM = 16 * 1024
 """Bytes that are asked of a file whose size was not looked at."""
 
-_READERS = 8
-"""Threads that read ahead where files come from the disk: it is asked for as many at once."""
-
 _PAGE_BLOCKS = 8
 """Blocks of 512 bytes in the least that is read of a file."""
 
@@ -83,32 +79,20 @@ def _blocks_read() -> int:
 
 
 def _read_ahead(folder: int, names: Sequence[str]) -> None:
-    """Have the files of these entries brought into the page cache, several at once.
+    """Have the files of these entries brought into the page cache, all of them at once.
 
-    What is read is thrown away, and no error is one here: the loop comes by afterwards. No thread
-    outlives the call, so that a fork between two folders finds none.
+    The disk is asked and not waited for, and no error is one here: the loop comes by afterwards.
     """
-    files = [name + suffix for name in names for suffix in (CONTENT, METADATA)]
-    if len(files) < 2 * _READERS:
+    if not hasattr(os, "posix_fadvise"):
         return
-    threads = [
-        threading.Thread(target=_fetch, args=(folder, files[number::_READERS]))
-        for number in range(_READERS)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def _fetch(folder: int, files: Sequence[str]) -> None:
-    for name in files:
-        with contextlib.suppress(OSError):
-            file = os.open(name, READ, dir_fd=folder)
-            try:
-                os.read(file, _ROOM)
-            finally:
-                os.close(file)
+    for name in names:
+        for suffix in (CONTENT, METADATA):
+            with contextlib.suppress(OSError):
+                file = os.open(name + suffix, READ, dir_fd=folder)
+                try:
+                    os.posix_fadvise(file, 0, _ROOM, os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(file)
 
 
 class Known(NamedTuple):
@@ -210,7 +194,7 @@ class StretchReader:
     def _look_back(self, entries: int) -> None:
         """Tell whether so many entries, just read, were in the page cache."""
         # By blocks, not by time: a busy machine makes a warm loop wait as well. An entry is two
-        # pages at least: where few of them are missing, the threads cost more than they bring.
+        # pages at least: where few of them are missing, asking costs more than it brings.
         blocks = _blocks_read()
         self._cold = blocks - self._blocks >= _PAGE_BLOCKS * entries
         self._blocks = blocks
