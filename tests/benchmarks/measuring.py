@@ -75,11 +75,13 @@ def run(
             text=True,
             check=False,
         ).stderr
+        # The page keeps the reason, and no folder of this machine.
+        name, said = Path(command[0]).name, said.replace(str(home), "")
         if not answer.exists():
-            raise RuntimeError(f"{' '.join(command)} could not be started: {said[-2000:]}")
+            raise RuntimeError(f"{name} could not be started: {said[-2000:]}")
         seconds, status, kibibytes = answer.read_text().split()
     if int(status) not in accepted:
-        raise RuntimeError(f"{' '.join(command)} exited with {status}: {said[-2000:]}")
+        raise RuntimeError(f"{name} exited with {status}: {said[-2000:]}")
     return Spent(float(seconds), int(kibibytes) * 1024 / 1e6)
 
 
