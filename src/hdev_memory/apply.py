@@ -25,6 +25,7 @@ import msgspec
 
 from hdev_memory.backends.base import (
     BATCH,
+    GLANCE,
     Backend,
     Change,
     Drifted,
@@ -73,9 +74,6 @@ refused again and again does not fill the disk, however large its plan."""
 BATCH_BYTES = 16 * 1024 * 1024
 """No batch of writes holds more content than this, but for a single larger entry. While one is
 written the next is read."""
-
-GLANCE = 0.25
-"""Seconds after which whoever waits for a thread comes back to Python, to act on a signal."""
 
 _LEFT_BEHIND = 1.0
 """Seconds that a thread nobody needs any more is waited for."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from types import TracebackType
 
 import msgspec
 
+from hdev_memory.backends.base import Closing
 from hdev_memory.core.diff import Seen
 from hdev_memory.core.stretch import Stretch
 
@@ -18,23 +18,15 @@ _encode = msgspec.json.Encoder().encode
 _lines = msgspec.json.Decoder[list[tuple[str, msgspec.Raw]]](list[tuple[str, msgspec.Raw]])
 
 
-class Passed:
+class Passed(Closing):
     """Keeps keys in a file without a name, so that memory stays flat; a few stay in memory."""
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - `__exit__` closes it
+        self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - `close` ends it
             _MEMORY_BYTES
         )
 
-    def __enter__(self) -> Passed:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._file.close()
 
     def add(self, item: Seen) -> None:

@@ -301,6 +301,11 @@ class Holder(Value, frozen=True):
     expires_in: int | None = None
 
 
+GLANCE = 0.25
+"""Seconds after which whoever waits for others comes back to Python, to act on a signal or look
+whether what it waits for was closed."""
+
+
 def locked(location: str, holder: Holder) -> LockedError:
     """Somebody else has the lock."""
     left = f", for {holder.expires_in} seconds more" if holder.expires_in is not None else ""

@@ -355,12 +355,13 @@ class FilesystemBackend(Closing):
             with os.scandir(folder) as listing:
                 found = list(listing)
             files = sorted([one.name for one in found if one.is_file(follow_symlinks=False)])
-            names = [name[: -len(CONTENT)] for name in files[::2]]
+            contents, sidecars = files[::2], files[1::2]
+            names = [name[: -len(CONTENT)] for name in contents]
             # Nothing but entries of two regular files each, as most folders are.
             if (
                 len(files) == len(found)
-                and [name + CONTENT for name in names] == files[::2]
-                and [name + METADATA for name in names] == files[1::2]
+                and [name + CONTENT for name in names] == contents
+                and [name + METADATA for name in names] == sidecars
                 and not scope.narrow
                 and _all_keys(prefix, names)
             ):

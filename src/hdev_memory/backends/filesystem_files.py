@@ -16,8 +16,7 @@ from hdev_memory.backends.base import MAX_ENTRY_BYTES, Unknown
 from hdev_memory.core.digest import (
     Digest,
     NotCanonical,
-    decode_object,
-    decode_plain,
+    decode_bytes,
     sha256,
 )
 from hdev_memory.core.entry import (
@@ -206,14 +205,12 @@ def read_entry(folder: int, key: str, name: str) -> Entry | Absent | Unreadable:
         return Entry(key=key, content=content, metadata={}, note=note, sidecar=b"")
     except (OSError, NotAFile, TooLarge) as error:
         return Unreadable(key=key, reason=why(error, "its metadata"))
-    metadata: Metadata | None = decode_plain(sidecar)
-    if metadata is None:
-        try:
-            metadata = decode_object(sidecar.decode())
-        except UnicodeDecodeError:
-            return Unreadable(key=key, reason="its metadata is not UTF-8")
-        except NotCanonical as error:
-            return Unreadable(key=key, reason=f"its metadata {error}")
+    try:
+        metadata = decode_bytes(sidecar)
+    except UnicodeDecodeError:
+        return Unreadable(key=key, reason="its metadata is not UTF-8")
+    except NotCanonical as error:
+        return Unreadable(key=key, reason=f"its metadata {error}")
     return Entry(key=key, content=content, metadata=metadata, sidecar=sidecar)
 
 
@@ -239,7 +236,7 @@ def file_digest(folder: int, file: str, suffix: str, normalisation: Normalisatio
         found = read_file(folder, file, MAX_ENTRY_BYTES)
         if suffix == CONTENT:
             return sha256(normalisation.content(found))
-        return metadata_digest(normalisation.metadata(decode_object(found.decode())))
+        return metadata_digest(normalisation.metadata(decode_bytes(found)))
     except FileNotFoundError:
         return None
     except (OSError, NotAFile, TooLarge) as error:

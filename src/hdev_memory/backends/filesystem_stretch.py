@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
 import resource
 import time
@@ -33,13 +32,12 @@ from hdev_memory.core.digest import (
     canonical_all_plain,
     canonical_json,
     decode_all_plain,
-    decode_object,
+    decode_bytes,
     sha256,
 )
 from hdev_memory.core.entry import (
     Entry,
     EntryState,
-    Metadata,
     Normalisation,
     State,
     Unreadable,
@@ -200,41 +198,19 @@ class StretchReader:
         self._blocks = blocks
 
     def _taken(self, folder: int, names: Sequence[str], settled: int) -> _Taken:
-        """The bytes of entries as they mostly are; any other is left out.
-
-        A pipe or device that took a name since the folder was listed can be taken for a file: it
-        would have to hand out less than was asked for, but something.
-        """
+        """The bytes of entries as they mostly are; any other is left out."""
         taken = _Taken([], [], [], [], [], [])
-        one = two = None
         for name in names:
             try:
-                file = os.open(name + CONTENT, READ, dir_fd=folder)
-                try:
-                    if self._statted:
-                        one = os.fstat(file)
-                    content = os.read(file, _ROOM)
-                    # Less than was asked for is the end of a regular file; nothing may be a pipe.
-                    if not 0 < len(content) < _ROOM:
-                        content = read_rest(file, content)
-                finally:
-                    os.close(file)
-                file = os.open(name + METADATA, READ, dir_fd=folder)
-                try:
-                    if self._statted:
-                        two = os.fstat(file)
-                    sidecar = os.read(file, _ROOM)
-                    if not 0 < len(sidecar) < _ROOM:
-                        sidecar = read_rest(file, sidecar)
-                finally:
-                    os.close(file)
+                content, one = self._file(folder, name + CONTENT)
+                sidecar, two = self._file(folder, name + METADATA)
                 if not content.isascii():
                     content.decode()
             except (OSError, NotAFile, TooLarge, UnicodeDecodeError):
                 continue
             taken.names.append(name)
             taken.sidecars.append(sidecar)
-            exact = hashlib.sha256(content).hexdigest()
+            exact = sha256(content)
             taken.exact.append(exact)
             if self._normalisation.line_ends == "exact":
                 taken.contents.append(exact)
@@ -247,12 +223,32 @@ class StretchReader:
             )
         return taken
 
+    def _file(self, folder: int, name: str) -> tuple[bytes, os.stat_result | None]:
+        """A file's bytes, and its stats where they are gathered.
+
+        A pipe or device that took a name since the folder was listed can be taken for a file: it
+        would have to hand out less than was asked for, but something. Raises what `read_rest` does.
+        """
+        file = os.open(name, READ, dir_fd=folder)
+        try:
+            stats = os.fstat(file) if self._statted else None
+            found = os.read(file, _ROOM)
+            # Less than was asked for is the end of a regular file; nothing may be a pipe.
+            return found if 0 < len(found) < _ROOM else read_rest(file, found), stats
+        finally:
+            os.close(file)
+
     def _usual(self, taken: _Taken) -> _Found:
         """Those of them whose metadata is sound."""
         metadata = decode_all_plain(taken.sidecars)
         if metadata is not None:  # all at once takes half the time
-            tags = self._tags(taken.exact, metadata)
-            canonical = canonical_all_plain(self._kept(metadata))
+            tags = [""] * len(metadata)
+            if self._tagged:
+                tags = list(map(tag_of_digest, taken.exact, metadata))
+            for its in metadata:
+                for bookkept in self._normalisation.bookkeeping:
+                    its.pop(bookkept, None)
+            canonical = canonical_all_plain(metadata)
             digests = [_digest(one) for one in canonical]
             return _Found(
                 taken.names, taken.contents, digests, taken.sizes, canonical, tags, taken.stats
@@ -260,26 +256,14 @@ class StretchReader:
         rows: list[_Row] = []
         for name, content, size, sidecar, exact, stats in zip(*taken, strict=True):
             try:
-                alone = decode_all_plain([sidecar]) or [decode_object(sidecar.decode())]
-                (tag,) = self._tags([exact], alone)
-                (kept,) = self._kept(alone)
+                alone = decode_bytes(sidecar)
+                tag = tag_of_digest(exact, alone) if self._tagged else ""
+                kept = self._normalisation.metadata(alone)
                 digest = _digest(canonical_json(kept))
             except (NotCanonical, UnicodeDecodeError):
                 continue
             rows.append((name, content, digest, size, _encode(kept), tag, stats))
         return _Found(*zip(*rows, strict=True)) if rows else _NOTHING
-
-    def _tags(self, exact: Sequence[str], metadata: Sequence[Metadata]) -> Sequence[str]:
-        if not self._tagged:
-            return [""] * len(exact)
-        return [tag_of_digest(one, its) for one, its in zip(exact, metadata, strict=True)]
-
-    def _kept(self, metadata: Sequence[Metadata]) -> Sequence[Metadata]:
-        """The same ones, without bookkeeping from here on."""
-        for its in metadata:
-            for bookkept in self._normalisation.bookkeeping:
-                its.pop(bookkept, None)
-        return metadata
 
 
 class _Taken(NamedTuple):

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from hdev_memory.backends.http_transport import Answer, failure
-from hdev_memory.core.digest import Digest, decode_object, decode_plain
+from hdev_memory.core.digest import Digest, decode_bytes
 from hdev_memory.core.entry import Metadata, State
 from hdev_memory.core.protocol import EntriesHead, ReceiptsHead, SnapshotHead
 from hdev_memory.errors import BackendError
@@ -133,6 +133,4 @@ class Lines(Generic[Head]):
 
 def metadata_of(raw: msgspec.Raw | UnsetType) -> Metadata:
     """Metadata, read as strictly as that of a folder. Raises NotCanonical."""
-    text = bytes(raw) if isinstance(raw, msgspec.Raw) else b""
-    found = decode_plain(text)
-    return found if found is not None else decode_object(text.decode())
+    return decode_bytes(bytes(raw) if isinstance(raw, msgspec.Raw) else b"")

@@ -22,9 +22,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from hdev_memory.backends.base import Secret, Where
+from hdev_memory.backends.base import GLANCE, Secret, Where
 from hdev_memory.backends.http_pace import Gate
-from hdev_memory.backends.http_wire import GLANCE, Allowance, Connection, Cut, Pace, Reply, tls
+from hdev_memory.backends.http_wire import Allowance, Connection, Cut, Pace, Reply, tls
 from hdev_memory.core.digest import NotCanonical, decode_value
 from hdev_memory.core.entry import display_name
 from hdev_memory.errors import BackendError, KeyRefusedError, UsageError

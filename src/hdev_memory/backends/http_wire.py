@@ -21,11 +21,10 @@ from http.client import HTTPMessage
 
 import certifi
 
+from hdev_memory.backends.base import GLANCE
+
 IDLE_SECONDS = 2.0
 """Servers close idle connections after 5 s or so; a write must not meet that moment."""
-
-GLANCE = 0.25
-"""Seconds after which whoever waits looks whether the transport was closed, or a signal came."""
 
 _SENT = 64 * 1024
 _TAKEN = 64 * 1024

@@ -50,8 +50,7 @@ from hdev_memory.core.digest import (
     NotCanonical,
     Plain,
     canonical_json,
-    decode_object,
-    decode_plain,
+    decode_bytes,
     sha256,
 )
 from hdev_memory.core.entry import (
@@ -825,9 +824,7 @@ def _metadata(row: Row) -> Metadata:
     if row.length != row.size:
         raise NotCanonical("its content does not have the length that stands beside it")
     try:
-        raw = row.metadata.encode()
-        plain = decode_plain(raw)
-        return plain if plain is not None else decode_object(row.metadata)
+        return decode_bytes(row.metadata.encode())
     except UnicodeEncodeError:
         raise NotCanonical("its metadata holds text that is not valid Unicode") from None
     except NotCanonical as error:

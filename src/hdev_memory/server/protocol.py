@@ -32,10 +32,7 @@ from hdev_memory.backends.base import (
 from hdev_memory.core import protocol as spelled
 from hdev_memory.core.digest import (
     NotCanonical,
-    canonical_plain,
-    decode_object,
-    decode_plain,
-    sha256,
+    decode_bytes,
 )
 from hdev_memory.core.entry import (
     Absent,
@@ -43,7 +40,6 @@ from hdev_memory.core.entry import (
     InvalidKey,
     Metadata,
     Normalisation,
-    State,
     Unreadable,
     Value,
     check_key,
@@ -181,11 +177,6 @@ def _made(number: int, line: spelled.ChangeLine, limit: int) -> Change | Failed:
     content = text.encode()
     if len(content) > limit or len(raw) > limit:
         return Failed(key=key, reason="Content too large for target backend", intact=True)
-    metadata: Metadata | None = decode_plain(bytes(raw))
-    if metadata is not None:  # of most; their canonical form is told faster as well
-        canonical = canonical_plain(NORMAL.metadata(metadata))
-        after = State(content=sha256(content), metadata=sha256(canonical), bytes=len(content))
-        return Put(key=key, content=content, metadata=metadata, before=line.before, after=after)
     try:
         metadata = _metadata(bytes(raw))
         after = NORMAL.state(content, metadata)
@@ -207,7 +198,7 @@ def _metadata(raw: bytes) -> Metadata:
     if not raw.startswith(b"{"):
         raise Unfit(422, "The body is no batch: metadata is an object")
     try:
-        return decode_object(raw.decode())
+        return decode_bytes(raw)
     except UnicodeDecodeError:
         raise Unfit(422, "The body is no batch: it is not UTF-8") from None
 
