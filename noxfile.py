@@ -63,7 +63,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The whole suite, on a process more than there are processors.
+    """The whole suite, on two processes for each processor.
 
     Stealing work keeps the tests of a module, and the servers that they share, in one process.
     """

@@ -31,10 +31,10 @@ settings.load_profile("steady")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """One process more than there are processors: tests wait for disks, servers and browsers."""
+    """Two processes for each processor: tests wait for disks, servers and browsers."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
-    return len(os.sched_getaffinity(0)) + 1 if sys.platform == "linux" else None
+    return 2 * len(os.sched_getaffinity(0)) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)

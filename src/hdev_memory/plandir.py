@@ -42,10 +42,12 @@ from hdev_memory.core.entry import Entry, EntryState, Normalisation, State, Valu
 from hdev_memory.core.plan import (
     MAX_LINE_BYTES,
     Head,
+    Named,
     Plan,
     Tail,
     actions_of,
     decode,
+    named_of,
     plan_id,
 )
 from hdev_memory.errors import (
@@ -123,6 +125,11 @@ class OpenPlan(Closing):
         """The actions in key order; one iteration at a time."""
         self._copy.seek(0)
         return actions_of(_lines(self._copy))
+
+    def named(self) -> Iterator[tuple[Named, bytes]]:
+        """The key and the kind of each, and the line that `action_of` reads; as `actions`."""
+        self._copy.seek(0)
+        return named_of(_lines(self._copy))
 
     def close(self) -> None:
         self._copy.close()

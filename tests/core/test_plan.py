@@ -17,9 +17,11 @@ from hdev_memory.core.plan import (
     Tail,
     Tally,
     UnchangedDigest,
+    action_of,
     actions_of,
     decode,
     encode,
+    named_of,
 )
 from hdev_memory.errors import PlanError
 
@@ -94,6 +96,11 @@ def test_a_plan_comes_back_as_it_was(actions):
 
     assert read(raw) == [HEAD, *actions, tail_of(actions)]
     assert list(actions_of(raw.splitlines(keepends=True))) == actions
+    named = list(named_of(raw.splitlines(keepends=True)))
+    assert [action_of(line) for _, line in named] == actions
+    assert [(one.action, one.key) for one, _ in named] == [
+        (type(action).__name__.lower(), action.key) for action in actions
+    ]
 
 
 def test_a_plan_may_say_who_made_it_and_has_one_spelling_where_it_does_not():

@@ -111,6 +111,11 @@ def test_a_line_that_is_cut_says_by_how_much_and_never_ends_in_half_an_escape(te
     assert remarks == ([f" {left} more characters of this line are not shown"] if left else [])
 
 
+@given(st.text() | st.text("ab .\u2003\x1c\x85"))
+def test_words_with_a_space_between_are_no_more_than_what_a_line_is_cut_into(line):
+    assert 2 * len(line.split()) - 1 <= len(contents._WORDS.findall(line))
+
+
 def test_the_words_that_differ_are_picked_out():
     change = compare("the quick brown fox\n", "the quick red fox\n", **ENOUGH)
     old, new = change.hunks[0].lines

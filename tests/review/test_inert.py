@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.review.plans import TRICKS
 
-from hdev_memory.review.inert import inert, inert_part
+from hdev_memory.review.inert import inert, inert_part, is_inert
 
 TEXT = st.text(st.characters()) | st.text(
     st.sampled_from("\\u{}1b\x1b\u202e\u200b\ufe0f\U000e0041\u3164\u2800\xad\u00a0 aé名\ud800")
@@ -60,6 +60,11 @@ def test_the_parts_of_a_text_are_shown_as_within_the_whole(text, one, other):
     parts = [inert_part(text, *cut) for cut in itertools.pairwise(cuts)]
 
     assert "".join(parts) == inert(text)
+
+
+@given(TEXT | st.text(" :#[vso]a"))
+def test_what_is_told_to_be_inert_is_what_stays_as_it_is(text):
+    assert is_inert(text) == (inert(text) == text)
 
 
 @given(TEXT)

@@ -179,7 +179,7 @@ def test_only_what_is_asked_for_is_read(ordinary, only, key):
     opened, ours, theirs = ordinary
     watched = Watched(theirs)
     looked = read(opened, ours, watched, only=only, key=key)
-    asked = {a.key for a in opened.actions() if reading.asked(a, only, key)}
+    asked = {a.key for a in opened.actions() if reading.asked(reading.kind_of(a), a.key, only, key)}
 
     assert set(looked.details) == watched.seen == asked
     assert looked.left == {}

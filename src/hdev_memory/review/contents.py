@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 from typing import Literal
 
 from hdev_memory.core.entry import Value
-from hdev_memory.review.inert import inert_part
+from hdev_memory.review.inert import inert_part, is_inert
 
 CONTEXT = 3
 """Unchanged lines around a change."""
@@ -310,8 +310,11 @@ def _whole(lines: Sequence[Line], room: int) -> list[Line]:
 
 def _words(old: str, new: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
     """Two lines in parts, those that differ marked; one part each where little is alike."""
-    ours, theirs = _WORDS.findall(old), _WORDS.findall(new)
     whole = [(old, False)], [(new, False)]
+    # Between words stands at least a space each: long lines need not be cut up to be counted.
+    if (2 * len(old.split()) - 1) * (2 * len(new.split()) - 1) > MATCHED_WORDS:
+        return whole
+    ours, theirs = _WORDS.findall(old), _WORDS.findall(new)
     if not ours or not theirs or len(ours) * len(theirs) > MATCHED_WORDS:
         return whole
     matcher = SequenceMatcher(None, ours, theirs, autojunk=False)
@@ -335,12 +338,24 @@ def _line(
 ) -> Iterator[Line]:
     """A line, inert and not too long, and the remarks that it needs."""
     ended = any(text.endswith("\n") for text, _ in parts)
-    pieces, left = _cut(_shown(parts), max_chars)
+    pieces, left = _as_is(parts, max_chars) or _cut(_shown(parts), max_chars)
     yield Line(mark=mark, pieces=pieces, before=before, after=after)
     if left:
         yield _remark(f"{left} more characters of this line are not shown")
     if not ended:
         yield _remark("no line end at the end of the content")
+
+
+def _as_is(
+    parts: Sequence[tuple[str, bool]], max_chars: int
+) -> tuple[tuple[Piece, ...], int] | None:
+    """What `_cut(_shown(parts))` gives, at once, for a line in one part that has nothing to spell
+    out, as nearly all; None for others."""
+    ((text, changed), *others) = parts
+    line = text.removesuffix("\n")
+    if others or not line or line.endswith(" ") or not is_inert(line):
+        return None
+    return (Piece(text=line[:max_chars], changed=changed),), max(0, len(line) - max_chars)
 
 
 def _remark(text: str) -> Line:

@@ -14,7 +14,7 @@ import msgspec
 from hdev_memory.core.approval import Standing
 from hdev_memory.core.diff import AnyAction, Blocked, Create, Delete, Overwrite, Skip
 from hdev_memory.core.entry import Value
-from hdev_memory.core.plan import End, Finding, Summary
+from hdev_memory.core.plan import End, Finding, Summary, action_of
 from hdev_memory.plandir import OpenPlan
 from hdev_memory.review.inert import inert, spaced
 from hdev_memory.review.reading import Details, Looked, asked, kind_of
@@ -187,10 +187,10 @@ def describe(
     omitted = dict.fromkeys(KINDS, 0)
     unasked = dict.fromkeys(KINDS, 0)
     left = msgspec.structs.asdict(opened.plan.tail.summary)
-    for action in opened.actions():
-        kind = kind_of(action)
+    for named, line in opened.named():
+        kind = named.action
         left[kind] -= 1
-        if not asked(action, only, key):
+        if not asked(kind, named.key, only, key):
             unasked[kind] += 1
             continue
         if limit is not None and kind not in NEVER_CUT and len(rows[kind]) >= limit:
@@ -199,7 +199,7 @@ def describe(
                 omitted[kind] += left[kind]
                 break
         else:
-            rows[kind].append(_row(action, looked))
+            rows[kind].append(_row(action_of(line), looked))
     return Document(
         heading=heading,
         rows=rows,

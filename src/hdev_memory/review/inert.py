@@ -25,6 +25,11 @@ def inert(text: str) -> str:
     return inert_part(text, 0, len(text))
 
 
+def is_inert(text: str) -> bool:
+    """Whether `inert` leaves this text as it is; quick to tell, and true of most."""
+    return _seen_as_is(text) and not _may_command(text)
+
+
 def spaced(text: str) -> str:
     """`text` inert, with the spaces spelled out that a column, a fold or a line's end would hide:
     those at its start and its end, and all but the last of several."""
@@ -34,7 +39,7 @@ def spaced(text: str) -> str:
 def inert_part(text: str, start: int, end: int) -> str:
     """The characters from `start` to `end` as `inert` shows them within the whole text."""
     shown = []
-    if "##" in text or text.lstrip().startswith("::"):  # as few have
+    if _may_command(text):
         for found in _COMMAND.finditer(text):
             place = found.start(found.lastindex or 0)
             if start <= place < end:
@@ -43,7 +48,24 @@ def inert_part(text: str, start: int, end: int) -> str:
     return "".join([*shown, _seen(text[start:end])])
 
 
+def _may_command(text: str) -> bool:
+    return "##" in text or text.lstrip().startswith("::")  # as few have or do
+
+
+def _seen_as_is(text: str) -> bool:
+    # Bytes are dropped at a hundred times the pace at which an expression looks for characters.
+    rest = text.encode(errors="surrogatepass").translate(None, _USUAL)
+    return not rest or all(
+        _SHOWN[ord(char)] == char for char in set(rest.decode(errors="surrogatepass"))
+    )
+
+
+_USUAL = bytes(code for code in range(32, 127) if code != ord("\\"))
+
+
 def _seen(text: str) -> str:
+    if _seen_as_is(text):
+        return text
     # A table for every character costs ten times as much as to look for those that need it.
     return _UNUSUAL.sub(lambda found: found[0].translate(_SHOWN), text)
 

@@ -19,6 +19,7 @@ from hdev_memory.core.diff import (
     needed,
 )
 from hdev_memory.core.entry import Absent, Entry, Metadata, Normalisation, State, Unreadable, Value
+from hdev_memory.core.plan import action_of
 from hdev_memory.core.rules import Policy
 from hdev_memory.detect import detectors
 from hdev_memory.errors import HdevError, PolicyError
@@ -180,7 +181,8 @@ class Withheld:
 
 Readable = Create | Overwrite | Delete | Skip
 
-_ORDER: tuple[type[Readable], ...] = (Delete, Overwrite, Create, Skip)
+_ORDER = ("delete", "overwrite", "create", "skip")
+"""The kinds whose entries are read, those that destroy first."""
 
 
 def kind_of(action: AnyAction) -> str:
@@ -188,38 +190,40 @@ def kind_of(action: AnyAction) -> str:
     return type(action).__name__.lower()
 
 
-def asked(action: AnyAction, only: str | None, key: str | None) -> bool:
-    """Whether an action is of the kind `only`, and its key matches the glob `key`; None is any."""
-    return (only is None or kind_of(action) == only) and (
-        key is None or fnmatch.fnmatchcase(action.key, key)
-    )
+def asked(kind: str, name: str, only: str | None, key: str | None) -> bool:
+    """Whether an action of this kind on the entry of this name is meant: its kind is `only`, and
+    its name matches the glob `key`; None is any."""
+    return (only is None or kind == only) and (key is None or fnmatch.fnmatchcase(name, key))
 
 
 def _chosen(
     opened: OpenPlan, bounds: Bounds, only: str | None, key: str | None
 ) -> tuple[list[Readable], dict[str, int]]:
     """The actions that are looked at, and how many are not, by kind."""
-    first: dict[type[Readable], list[Readable]] = {kind: [] for kind in _ORDER}
+    first: dict[str, list[bytes]] = {kind: [] for kind in _ORDER}
     counts = dict.fromkeys(_ORDER, 0)
-    for action in opened.actions():
-        if isinstance(action, Blocked) or not asked(action, only, key):
+    for named, line in opened.named():
+        kind = named.action
+        if kind not in counts or not asked(kind, named.key, only, key):
             continue
-        counts[type(action)] += 1
-        if len(first[type(action)]) < bounds.entries:
-            first[type(action)].append(action)
+        counts[kind] += 1
+        if len(first[kind]) < bounds.entries:
+            first[kind].append(line)
     chosen: list[Readable] = []
     left: dict[str, int] = {}
     taken = 0
     for kind in _ORDER:
         seen = 0
-        for action in first[kind]:
+        for line in first[kind]:
+            action = action_of(line)
+            assert not isinstance(action, Blocked)
             taken += sum(state.bytes for state in _states(action) if state is not None)
             if len(chosen) == bounds.entries or taken > bounds.bytes:
                 break
             chosen.append(action)
             seen += 1
         if counts[kind] > seen:
-            left[kind.__name__.lower()] = counts[kind] - seen
+            left[kind] = counts[kind] - seen
     return chosen, left
 
 
@@ -350,7 +354,7 @@ def _twins(opened: OpenPlan, target: Iterable[str] | None) -> dict[str, tuple[st
     """
     names = _Names(opened)
     if target is None:
-        return alike(names, (action.key for action in opened.actions() if isinstance(action, Skip)))
+        return alike(names, (named.key for named, _ in opened.named() if named.action == "skip"))
     return alike(names, _without(target, names))
 
 
@@ -361,7 +365,7 @@ class _Names:
         self._opened = opened
 
     def __iter__(self) -> Iterator[str]:
-        return (action.key for action in self._opened.actions() if not isinstance(action, Skip))
+        return (named.key for named, _ in self._opened.named() if named.action != "skip")
 
 
 def _without(keys: Iterable[str], names: Iterable[str]) -> Iterator[str]:
