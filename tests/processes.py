@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
+from tests.forks import Forked
+
 PROGRAM = (sys.executable, "-m", "hdev_memory")
 
 
@@ -32,14 +34,7 @@ class MemoryServer:
     def __enter__(self) -> Self:
         # A file and no pipe: one that nobody reads is full some day, and the server waits for ever.
         self._stderr = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            env=self._environ,
-        )
+        self.process = self._start()
         assert self.process.stdout is not None
         ready = self.process.stdout.readline()
         if not ready.startswith("Memory server ready on "):
@@ -47,6 +42,20 @@ class MemoryServer:
             raise AssertionError(f"the server did not start: {ready}{self.out}{self.err}")
         self.url = ready.split()[4]
         return self
+
+    def _start(self) -> subprocess.Popen[str] | Forked:
+        # Where several workers count together is looked at while the library for that is imported.
+        plain = self._command[: len(PROGRAM)] == list(PROGRAM) and "--workers" not in self._command
+        if plain and sys.platform == "linux":
+            return Forked(self._command[len(PROGRAM) :], self._environ, self._stderr)
+        return subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            env=self._environ,
+        )
 
     def __exit__(self, *error: object) -> None:
         self._end()

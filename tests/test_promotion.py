@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pexpect
+import pytest
 
 from hdev_memory.core.digest import sha256
 from tests.test_docs import ROOT, free_port
@@ -36,6 +37,7 @@ def in_order(lines, shown):
     return None
 
 
+@pytest.mark.long
 def test_the_way_to_production_runs_as_written_and_shows_what_it_says(tmp_path):
     environ = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

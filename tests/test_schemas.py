@@ -180,6 +180,7 @@ def later():
     return datetime.now(UTC) + timedelta(days=31)
 
 
+@pytest.mark.long
 def test_every_kind_of_event_line_is_written_and_valid(hdev, work, tmp_path, monkeypatch):
     said = []
 

@@ -68,6 +68,7 @@ def test_promise(subjects, kind, check):
     assert isinstance(result, wanted), result
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["filesystem", "http-existing"])
 def test_a_whole_run_keeps_every_promise_and_leaves_no_entry(kind, tmp_path):
     told = []

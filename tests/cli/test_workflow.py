@@ -431,6 +431,7 @@ def test_a_torn_last_line_is_cut_kept_and_recorded(hdev, work):
     assert "repaired" in [record["event"] for record in records()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_apply_that_was_stopped_goes_on_when_it_is_run_again(hdev, work, number):
     total = FilesystemBackend.batch + 150

@@ -1,6 +1,7 @@
 """Canonical JSON and its limits."""
 
 import json
+import os
 
 import msgspec
 import pytest
@@ -105,7 +106,7 @@ some = st.lists(members, max_size=4) | st.lists(st.builds('"a":{}'.format, parts
 objects = st.builds("{{{0}}}{1}".format, some.map(",".join), blanks)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=int(os.environ.get("HDEV_TEST_EXAMPLES", "250")))
 @given(objects | st.dictionaries(st.text(), values, max_size=4).map(json.dumps))
 def test_what_is_read_fast_is_what_the_strict_decoder_reads(text):
     fast = decode_plain(text.encode())

@@ -139,7 +139,8 @@ class Exchange:
 class Fault:
     """Something to do instead of the honest answer; `times` None is for ever.
 
-    `at` is `accept` (no request yet), `head` (the body is not read yet) or `request`.
+    `at` is `accept` (no request yet), `head` (the body is not read yet) or `request`. One that may
+    come too late to be reached is not `sure`.
     """
 
     method: str
@@ -148,6 +149,7 @@ class Fault:
     times: int | None
     at: str
     skip: int
+    sure: bool = True
     fired: int = 0
 
     def fits(self, at, request):
@@ -202,19 +204,21 @@ class HostileServer:
         for thread in self._threads:
             thread.join()
 
-    def on(self, method, path, act, *, times=1, at="request", skip=0):
-        """Do `act(exchange)`, or send these bytes, instead of the honest answer."""
+    def on(self, method, path, act, *, times=1, at="request", skip=0, sure=True):
+        """Do `act(exchange)`, or send these bytes, instead of the honest answer; see Fault."""
         if isinstance(act, bytes):
             raw = act
 
             def act(exchange):
                 exchange.send(raw)
 
-        self.faults.append(Fault(method, path, act, times, at, skip))
+        self.faults.append(Fault(method, path, act, times, at, skip, sure))
 
     def unfired(self):
         """The faults that were never reached."""
-        return [(fault.method, fault.path) for fault in self.faults if not fault.fired]
+        return [
+            (fault.method, fault.path) for fault in self.faults if fault.sure and not fault.fired
+        ]
 
     def forget(self, kept=0):
         """Take the faults away, all but the first `kept`; each of them must have fired."""

@@ -14,7 +14,7 @@ from tests.survival.world import THOROUGH
 
 ROOT = Path(__file__).parents[2]
 PASSED, FAILED = 0, 1
-QUICK = 20
+QUICK = 40
 """In the short suite every so many-th bug is planted; `nox -s gate` plants them all."""
 
 

@@ -83,7 +83,7 @@ def run_again(world: World, tree: dict[str, bytes], place: Path, shape: str) -> 
     shutil.rmtree(place)
 
 
-SHARE = 0.25
+SHARE = 0.15
 """Of all states, those from which a short campaign runs again."""
 
 EVERY = (power.KILL, *power.CUTS)
@@ -193,7 +193,7 @@ def test_a_power_cut_while_another_is_repaired_is_repaired(world, memory, shape,
     points = range(first.begin, len(first.operations) + 1)
     cuts = [tree for _, _, tree in power.states(first.operations, power.CUTS, points)]
     count = 0
-    for tree in cuts if THOROUGH else chance.sample(cuts, 20):
+    for tree in cuts if THOROUGH else chance.sample(cuts, 12):
         write_tree(memory / "cut", tree)
         with shaped(shape) as patch:
             disk = power.Recorder(memory / "cut")

@@ -6,7 +6,7 @@ import random
 import shutil
 
 import pytest
-from tests.survival.world import apply, build, check_end, read_tree
+from tests.survival.world import THOROUGH, apply, build, check_end, read_tree
 
 INTACT, TAMPERED, UNANCHORED = 0, 8, 10
 
@@ -61,7 +61,7 @@ def test_a_record_that_was_changed_is_refused_by_verify_and_by_apply(hdev, again
     head = head_of(hdev, plan)
     (plan / "receipt.json").unlink()
     tried = 0
-    for number in range(len(lines)):
+    for number in range(0, len(lines), 1 if THOROUGH else 3):
         for way, text in changed(lines, number).items():
             tried += 1
             log.write_bytes(b"".join(text))
@@ -72,7 +72,7 @@ def test_a_record_that_was_changed_is_refused_by_verify_and_by_apply(hdev, again
                 assert again(plan).status == TAMPERED, where
                 assert log.read_bytes() == b"".join(text), where
 
-    assert tried > 100
+    assert tried > (100 if THOROUGH else 40)
 
 
 @pytest.mark.parametrize("left", [0, 1, 5, -1])

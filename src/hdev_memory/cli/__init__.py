@@ -7,10 +7,11 @@ That keeps `hdev --help` close to the cost of Typer itself.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
@@ -92,10 +93,21 @@ def _root(
     """Plan, review, apply and audit migrations of AI-agent memory."""
 
 
-def build(argv: Sequence[str]) -> typer.Typer:
-    """The program, with real commands only where `argv` (or a shell completion) needs them."""
+def needed(argv: Sequence[str]) -> frozenset[str]:
+    """The commands that `argv`, or a shell completion, needs whole."""
     words = [word for word in argv if not word.startswith("-")][:3]
     everything = any(name.endswith("_COMPLETE") for name in os.environ)
+    paths = {name: name.split() for name in COMMANDS}
+    return frozenset(
+        name
+        for name, path in paths.items()
+        if everything or words[: len(path)] == path or words[: len(path) - 1] == path[:-1] != []
+    )
+
+
+def build(whole: Collection[str]) -> typer.Typer:
+    """The program, with real commands for those that are needed `whole`; of the others, the name
+    and the help line."""
     app = typer.Typer(
         name="hdev",
         no_args_is_help=True,
@@ -107,9 +119,8 @@ def build(argv: Sequence[str]) -> typer.Typer:
     groups: dict[str, typer.Typer] = {"": app}
     for name, (place, text) in COMMANDS.items():
         path = name.split()
-        used = everything or words[: len(path)] == path or words[: len(path) - 1] == path[:-1] != []
-        function = _load(place) if used else _placeholder
-        told = _paragraphs(function.__doc__ or "") if used else text
+        function = _load(place) if name in whole else _placeholder
+        told = _paragraphs(function.__doc__ or "") if name in whole else text
         parent, inner = _group(groups, path[:-1]), path[-1]
         if any(other.startswith(f"{name} ") for other in COMMANDS):
             # A command that has commands of its own, such as memory-server.
@@ -146,6 +157,13 @@ def _paragraphs(docstring: str) -> str:
 
     parts = inspect.cleandoc(docstring).split("\n\n")
     return "\n\n".join(" ".join(part.split()) for part in parts)
+
+
+@functools.cache
+def _parser(whole: frozenset[str]) -> Callable[..., Any]:
+    """What `build` gives, ready to be called: that takes longer than many a command, and a session
+    runs one after another."""
+    return typer.main.get_command(build(whole))
 
 
 def _placeholder() -> None:
@@ -190,8 +208,9 @@ def _mute() -> None:
 def run(words: list[str]) -> int:
     """Run a command line and return its exit status; errors are printed on stderr."""
     try:
-        command = typer.main.get_command(build(words))
-        status = command(args=words or ["--help"], prog_name="hdev", standalone_mode=False)
+        status = _parser(needed(words))(
+            args=words or ["--help"], prog_name="hdev", standalone_mode=False
+        )
         if status == _INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
