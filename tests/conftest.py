@@ -26,7 +26,8 @@ pytest.register_assert_rewrite("tests.backends.contract")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("steady", derandomize=True, deadline=None)
+EXAMPLES = int(os.environ.get("HDEV_TEST_EXAMPLES", "60"))
+settings.register_profile("steady", derandomize=True, deadline=None, max_examples=EXAMPLES)
 settings.load_profile("steady")
 
 

@@ -1,6 +1,7 @@
 """Settings: precedence, where keys come from, and to which server a key may go."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -230,10 +231,24 @@ KEYRINGS = {
 }
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A home with a real keyring that holds two keys."""
+    home = tmp_path_factory.mktemp("filled")
+    program = "import keyring as k; [k.set_password(s, 'ann', 's3cret') for s in ('ci', 'a/b')]"
+    environ = {"PATH": os.environ["PATH"], "HOME": str(home), **PLAINTEXT}
+    run([sys.executable, "-c", program], environ, home, 0)
+    return home
+
+
+PLAINTEXT = {"PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring"}
+
+
 @pytest.mark.parametrize("name", KEYRINGS)
-def test_a_key_from_the_keyring_is_had_or_it_is_said_why_not(tmp_path, name):
+def test_a_key_from_the_keyring_is_had_or_it_is_said_why_not(filled, tmp_path, name):
     """Real keyrings, chosen as everybody chooses one: by the environment of the process."""
     backend, named, status, told = KEYRINGS[name]
+    shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
     (tmp_path / "hdev.toml").write_text(
         f'[environments.x]\nendpoint = "http://127.0.0.1:1"\napi_key_keyring = "{named}"\n'
     )
@@ -243,10 +258,6 @@ def test_a_key_from_the_keyring_is_had_or_it_is_said_why_not(tmp_path, name):
         environ["PYTHONPATH"] = str(tmp_path)
     else:
         environ["PYTHON_KEYRING_BACKEND"] = backend
-    program = "import keyring as k; [k.set_password(s, 'ann', 's3cret') for s in ('ci', 'a/b')]"
-    filled = {**environ, "PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring"}
-    if backend is not None:
-        run([sys.executable, "-c", program], filled, tmp_path, 0)
     done = run([*PROGRAM, "config", "show"], environ, tmp_path, status)
 
     assert told in done

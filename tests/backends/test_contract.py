@@ -69,7 +69,7 @@ def test_promise(subjects, kind, check):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["filesystem", "http-existing"])
+@pytest.mark.parametrize("kind", ["filesystem", "http-sqlite"])
 def test_a_whole_run_keeps_every_promise_and_leaves_no_entry(kind, tmp_path):
     told = []
     with store(kind, tmp_path / "root") as (again, faults), again() as backend:

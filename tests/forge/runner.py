@@ -3,6 +3,7 @@ scripts is run by bash, with the environment and the files that it would have th
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -18,6 +19,13 @@ import yaml
 ROOT = Path(__file__).parents[2]
 ACTIONS = "example-org/hdev-memory/.github/actions/"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+@functools.cache
+def _parsed(path: Path) -> dict[str, Any]:
+    """A YAML file; nobody changes what is read from it."""
+    found: dict[str, Any] = yaml.safe_load(path.read_text())
+    return found
 
 
 @dataclass
@@ -48,7 +56,7 @@ class Runner:
     def job(self, workflow: Path, name: str) -> bool:
         """Whether the job ran (its `if` held) and succeeded; steps behind a failed one are not run
         but for those that are `always()`."""
-        job = yaml.safe_load(workflow.read_text())["jobs"][name]
+        job = _parsed(workflow)["jobs"][name]
         self.failed = False
         if not self.true(job.get("if", "true"), self.contexts):
             return False
@@ -89,7 +97,7 @@ class Runner:
         else:
             assert name.startswith(ACTIONS), name
             place = ROOT / ".github/actions" / name.removeprefix(ACTIONS)
-            action = yaml.safe_load((place / "action.yml").read_text())
+            action = _parsed(place / "action.yml")
             assert given.keys() <= action["inputs"].keys(), given
             missing = [
                 key for key, spec in action["inputs"].items()

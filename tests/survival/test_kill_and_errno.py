@@ -197,13 +197,13 @@ def campaign(world: World, tmp_path: Path, name: str, count: int, *always: str, 
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("openat", 4),
-        ("write", 5),
-        ("fsync", 5),
-        ("renameat2", 5),
-        ("renameat", 3),
-        ("unlinkat", 3),
-        ("mkdirat", 3),
+        ("openat", 3),
+        ("write", 4),
+        ("fsync", 4),
+        ("renameat2", 4),
+        ("renameat", 2),
+        ("unlinkat", 2),
+        ("mkdirat", 2),
     ],
 )
 def test_a_call_that_is_the_last_or_fails_or_lies_ends_well(strace, world, tmp_path, name, count):
