@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -107,6 +108,42 @@ def test_a_file_with_nothing_in_it_is_an_empty_target_and_no_source(file, make):
     with pytest.raises(StoreError, match="There is no memory"):
         opened(file, must_exist=True)
     assert write(file, "a") == [Stored(key="a", state=state())]
+
+
+def test_who_looks_while_another_makes_the_memory_sees_all_of_it_or_nothing(file, monkeypatch):
+    file.parent.mkdir()
+    no_table(file)
+    run = SqliteBackend._run
+
+    def made_behind_the_first_look(self, connection, sql, *values):
+        found = run(self, connection, sql, *values)
+        if sql == "PRAGMA application_id":
+            monkeypatch.undo()
+            write(file, "a")
+        return found
+
+    monkeypatch.setattr(SqliteBackend, "_run", made_behind_the_first_look)
+    with opened(file) as backend:
+        assert list(backend.keys()) == ["a"]
+        assert SqliteBackend._run is run
+
+
+def test_who_makes_the_memory_waits_for_another_who_writes_into_the_file(file, monkeypatch):
+    file.parent.mkdir()
+    with statements(file) as run:
+        run("CREATE TABLE t (x)")
+        run("DROP TABLE t")
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waited = []
+
+        def wait(seconds):
+            waited.append(seconds)
+            other.rollback()
+
+        monkeypatch.setattr("hdev_memory.backends.sqlite.time.sleep", wait)
+        assert write(file, "a") == [Stored(key="a", state=state())]
+        assert len(waited) == 1
 
 
 def test_a_disk_without_room_fails_the_batch_and_keeps_what_was_there(file, monkeypatch):

@@ -11,6 +11,7 @@ import hashlib
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,16 @@ class SqliteBackend(SqlBackend[sqlite3.Connection]):
         return found.st_size > 0
 
     def _identity(self, connection: sqlite3.Connection) -> str | None:
+        if connection.in_transaction:
+            return self._found(connection)
+        # At one moment: who looks while another makes the memory would see a part of it.
+        self._begin(connection, writing=False)
+        try:
+            return self._found(connection)
+        finally:
+            self._rollback(connection)
+
+    def _found(self, connection: sqlite3.Connection) -> str | None:
         ((application,),) = self._run(connection, "PRAGMA application_id")
         ((version,),) = self._run(connection, "PRAGMA user_version")
         ((tables,),) = self._run(connection, "SELECT count(*) FROM sqlite_schema")
@@ -190,7 +201,7 @@ class SqliteBackend(SqlBackend[sqlite3.Connection]):
         with self._pool.borrowed() as connection:
             # Several entries of a usual size on a page, where pages of 4 KiB would hold one each.
             self._run(connection, "PRAGMA page_size = 16384")
-            self._run(connection, "PRAGMA journal_mode = WAL")
+            self._log_ahead(connection)
             self._begin(connection, writing=True)
             if self._identity(connection) is None:
                 for statement in _TABLES:
@@ -198,6 +209,22 @@ class SqliteBackend(SqlBackend[sqlite3.Connection]):
                 self._run(connection, "INSERT INTO store VALUES (?, 0, ?)", identity, GENESIS)
                 self._run(connection, "INSERT INTO lease VALUES (NULL, 0, 0)")
             self._commit(connection)
+
+    def _log_ahead(self, connection: sqlite3.Connection) -> None:
+        """Switch to a log ahead of the writes, as soon as nobody else is at it.
+
+        SQLite has begun to read by then, and does not wait for another writer as it does elsewhere
+        (btree.c: sqlite3BtreeSetVersion, sqlite3BtreeBeginTrans).
+        """
+        end = time.monotonic() + self._timeout
+        while True:
+            try:
+                self._run(connection, "PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if _code(error) not in _BUSY or time.monotonic() > end:
+                    raise
+            time.sleep(0.002)
 
     def _connect(self) -> sqlite3.Connection:
         if not self.present():
