@@ -92,18 +92,12 @@ class Forked:
 def _forks() -> socket.socket:
     """The channel to the program below, which ends when this process does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # A server of several workers that a test ran in its own process has left this behind, and the
-    # library looks at it when it is imported.
-    environ = {
-        name: text for name, text in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"
-    }
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.forks", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             cwd=ROOT,
-            env=environ,
             pass_fds=[theirs.fileno()],
         )
 

@@ -6,12 +6,35 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from tests.forks import Forked
+from tests.forks import ROOT, Forked
 
 PROGRAM = (sys.executable, "-m", "hdev_memory")
+
+
+def pytest_alone(
+    base: Path, *words: str | Path, environ: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
+    """Tests in a process of their own, with their folders in `base`.
+
+    In the folder that all runs share, pytest would stay at its end to remove what former runs left
+    there, for minutes after a whole suite.
+    """
+    return subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:randomly",
+            "-p", "no:cacheprovider", "--basetemp", base, *words,
+        ],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )  # fmt: skip
 
 
 class MemoryServer:

@@ -236,12 +236,13 @@ def filled(tmp_path_factory):
     """A home with a real keyring that holds two keys."""
     home = tmp_path_factory.mktemp("filled")
     program = "import keyring as k; [k.set_password(s, 'ann', 's3cret') for s in ('ci', 'a/b')]"
-    environ = {"PATH": os.environ["PATH"], "HOME": str(home), **PLAINTEXT}
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring",
+    }
     run([sys.executable, "-c", program], environ, home, 0)
     return home
-
-
-PLAINTEXT = {"PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring"}
 
 
 @pytest.mark.parametrize("name", KEYRINGS)

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -24,6 +23,7 @@ from hdev_memory import durable, plandir, planning, rollback
 from hdev_memory.backends.filesystem import FilesystemBackend
 from hdev_memory.core.plan import Limits, Options, Provenance
 from hdev_memory.errors import HdevError
+from tests.conftest import examples
 
 KEYS = ["a", "b", "d/a", "d/e/v1.2", "global"]
 BYTES = [b"", b"one\n", b"two\r\n", "drei ü".encode()]
@@ -335,7 +335,7 @@ class Migration(RuleBasedStateMachine):
 
 
 Migration.TestCase.settings = settings(
-    max_examples=int(os.environ.get("HDEV_TEST_EXAMPLES", "75")),
+    max_examples=examples(75),
     stateful_step_count=25,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],

@@ -1,6 +1,5 @@
 """The patterns by which keys are chosen: they mean what gitignore says, in bounded time."""
 
-import os
 import subprocess
 import sys
 
@@ -8,10 +7,10 @@ import pathspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import examples
 
 from hdev_memory.backends.base import Scope
 
-EXAMPLES = int(os.environ.get("HDEV_TEST_EXAMPLES", "300"))
 PATTERNS = st.text("ab*?/[]!\\\\.(+{", max_size=14).filter(lambda text: "[!" not in text)
 LIKELY = st.lists(
     st.sampled_from(["a", "b", "*", "**", "?", "/", "/**/", "[ab]", "a*b*", "\\\\*"]), max_size=9
@@ -20,7 +19,7 @@ KEYS = st.lists(st.text("ab.*[(", min_size=1, max_size=6), min_size=1, max_size=
 
 
 @pytest.mark.filterwarnings("ignore:Possible nested set:FutureWarning")  # the library's own
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=examples(300))
 @given(LIKELY | PATTERNS, st.lists(KEYS, min_size=1, max_size=8))
 def test_a_pattern_chooses_what_its_library_says(pattern, keys):
     try:

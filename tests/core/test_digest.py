@@ -1,13 +1,13 @@
 """Canonical JSON and its limits."""
 
 import json
-import os
 
 import msgspec
 import pytest
 import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import examples
 
 from hdev_memory.core.digest import (
     Digest,
@@ -106,7 +106,7 @@ some = st.lists(members, max_size=4) | st.lists(st.builds('"a":{}'.format, parts
 objects = st.builds("{{{0}}}{1}".format, some.map(",".join), blanks)
 
 
-@settings(max_examples=int(os.environ.get("HDEV_TEST_EXAMPLES", "250")))
+@settings(max_examples=examples(250))
 @given(objects | st.dictionaries(st.text(), values, max_size=4).map(json.dumps))
 def test_what_is_read_fast_is_what_the_strict_decoder_reads(text):
     fast = decode_plain(text.encode())

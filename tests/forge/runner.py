@@ -22,7 +22,7 @@ PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 @functools.cache
-def _parsed(path: Path) -> dict[str, Any]:
+def parsed(path: Path) -> dict[str, Any]:
     """A YAML file; nobody changes what is read from it."""
     found: dict[str, Any] = yaml.safe_load(path.read_text())
     return found
@@ -56,7 +56,7 @@ class Runner:
     def job(self, workflow: Path, name: str) -> bool:
         """Whether the job ran (its `if` held) and succeeded; steps behind a failed one are not run
         but for those that are `always()`."""
-        job = _parsed(workflow)["jobs"][name]
+        job = parsed(workflow)["jobs"][name]
         self.failed = False
         if not self.true(job.get("if", "true"), self.contexts):
             return False
@@ -97,7 +97,7 @@ class Runner:
         else:
             assert name.startswith(ACTIONS), name
             place = ROOT / ".github/actions" / name.removeprefix(ACTIONS)
-            action = _parsed(place / "action.yml")
+            action = parsed(place / "action.yml")
             assert given.keys() <= action["inputs"].keys(), given
             missing = [
                 key for key, spec in action["inputs"].items()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 from hdev_memory import plandir
 from hdev_memory.backends.base import Secret
@@ -17,7 +16,7 @@ from hdev_memory.server.app import create_app
 from hdev_memory.server.run import serve_in_thread
 from tests.conftest import put_entry, tree_of
 from tests.forge.fake import TOKEN, FakeGitHub, FakeGitLab
-from tests.forge.runner import PATH, ROOT, Runner, event_file
+from tests.forge.runner import PATH, ROOT, Runner, event_file, parsed
 
 PLAN = ROOT / "docs/ci/github-plan.yml"
 APPLY = ROOT / "docs/ci/github-apply.yml"
@@ -197,7 +196,7 @@ def test_a_plan_that_changes_behind_the_check_is_not_applied(github, memory):
     """The step that applies binds the plan id by itself."""
     planned(github)
     runner = github.runner()
-    action = yaml.safe_load((ROOT / ".github/actions/hdev-apply/action.yml").read_text())
+    action = parsed(ROOT / ".github/actions/hdev-apply/action.yml")
     inputs = {"plan": "hdev-plan", "expect": "sha256:" + "0" * 64, "apply": "true"}
     (step,) = [step for step in action["runs"]["steps"] if step.get("id") == "apply"]
     runner.steps([step], {**runner.contexts, "inputs": inputs}, {})
@@ -289,9 +288,9 @@ def test_an_input_is_never_a_script_or_a_flag(github, home, text):
 def scripts() -> list[tuple[str, str]]:
     found = []
     for path in ACTIONS:
-        for step in yaml.safe_load(path.read_text())["runs"]["steps"]:
+        for step in parsed(path)["runs"]["steps"]:
             found += [(f"{path.parent.name}:{step['id']}", step["run"])] if "run" in step else []
-    for name, job in yaml.safe_load(GITLAB.read_text()).items():
+    for name, job in parsed(GITLAB).items():
         if isinstance(job, dict):
             lines = [*job.get("before_script", []), *job.get("script", [])]
             found += [(f"gitlab:{name}:{number}", line) for number, line in enumerate(lines)]
@@ -311,7 +310,7 @@ def test_every_action_of_others_is_pinned_to_a_commit():
 
 @pytest.mark.parametrize("path", [PLAN, APPLY], ids=lambda path: path.name)
 def test_a_workflow_begins_with_no_permission_and_runs_no_stranger_code_with_secrets(path):
-    workflow = yaml.safe_load(path.read_text())
+    workflow = parsed(path)
     events = workflow[True]  # YAML reads `on` so
 
     assert workflow["permissions"] == {}
@@ -325,7 +324,7 @@ def test_only_the_job_behind_the_environment_has_the_key_that_writes():
     jobs = {
         f"{path.name}:{name}": job
         for path in (PLAN, APPLY)
-        for name, job in yaml.safe_load(path.read_text())["jobs"].items()
+        for name, job in parsed(path)["jobs"].items()
     }
     with_key = [name for name, job in jobs.items() if "HDEV_MEMORY_WRITE_KEY" in str(job)]
 
@@ -338,7 +337,7 @@ class GitLabJob:
     """The scripts of one job, with its variables and those of the project."""
 
     def __init__(self, home: Path, name: str, variables: dict[str, str]) -> None:
-        jobs = yaml.safe_load(GITLAB.read_text())
+        jobs = parsed(GITLAB)
         chain = [jobs[name]]
         while "extends" in chain[0]:
             chain.insert(0, jobs[chain[0]["extends"]])

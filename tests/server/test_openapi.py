@@ -1,11 +1,10 @@
 """The server does what its OpenAPI document says, for each role."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.processes import pytest_alone
 
 from hdev_memory.backends.ephemeral import EphemeralBackend
 from hdev_memory.core import protocol
@@ -14,6 +13,12 @@ from hdev_memory.core.schema import schema
 from hdev_memory.server.app import OPENAPI, create_app
 
 DOCUMENT = json.loads(OPENAPI.read_text())
+OPERATIONS = {
+    (path, method): operation
+    for path, operations in DOCUMENT["paths"].items()
+    for method, operation in operations.items()
+    if method != "parameters"
+}
 ROLES = {"read", "write", "audit", "metrics"}
 NO_ROLE = {"openapi", "docs", "alive", "ready", "health"}
 
@@ -21,20 +26,11 @@ NO_ROLE = {"openapi", "docs", "alive", "ready", "health"}
 @pytest.mark.long
 def test_every_answer_is_one_that_the_document_describes(tmp_path):
     """In a process of its own; see openapi_cases.py."""
-    words = ("-q", "-n", "0", "-p", "no:randomly", "-p", "no:cacheprovider", "--basetemp")
-    plugin = ("-p", "schemathesis.pytest.plugin")
     cases = Path(__file__).with_name("openapi_cases.py")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *plugin, *words, tmp_path / "base", cases],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    operations = sum(name != "parameters" for path in DOCUMENT["paths"].values() for name in path)
+    done = pytest_alone(tmp_path / "base", "-p", "schemathesis.pytest.plugin", cases)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"\n{operations} passed" in done.stdout
+    assert f"\n{len(OPERATIONS)} passed" in done.stdout
 
 
 def test_the_document_describes_every_line_as_it_is_written():
@@ -66,23 +62,12 @@ def test_the_document_has_every_route_and_no_other():
         for route in app.routes
         for method in route.methods - {"HEAD"}
     }
-    described = {
-        (path, method)
-        for path, operations in DOCUMENT["paths"].items()
-        for method in operations
-        if method != "parameters"
-    }
 
-    assert described == routes
+    assert OPERATIONS.keys() == routes
 
 
 def test_every_operation_needs_a_key_or_says_that_it_needs_none():
-    operations = [
-        operation
-        for described in DOCUMENT["paths"].values()
-        for method, operation in described.items()
-        if method != "parameters"
-    ]
+    operations = OPERATIONS.values()
     without = {one["operationId"] for one in operations if one.get("security") == []}
 
     assert without == NO_ROLE

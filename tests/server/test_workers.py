@@ -273,3 +273,4 @@ def test_a_storage_of_one_process_has_one(hdev, flags):
     assert done.status == 64
     assert "This storage is served by one process." in done.err
     assert "sqlite:PATH" in done.err
+    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.processes import pytest_alone
 from tests.survival.planted import BUGS, Bug
 from tests.survival.world import THOROUGH
 
@@ -19,24 +19,9 @@ QUICK = 40
 
 
 def run(source: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
-    """The tests on this source, in a process of their own.
-
-    Their folder lies beside the source: in the folder that all runs share, pytest would stay at
-    its end to remove what former runs left there, for minutes after a whole suite.
-    """
     environ = {name: text for name, text in os.environ.items() if name != "SURVIVAL"}
-    return subprocess.run(
-        [
-            sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:randomly",
-            "-p", "no:cacheprovider", "--basetemp", str(source.parent / "base"), *tests,
-        ],
-        cwd=ROOT,
-        env={**environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )  # fmt: skip
+    environ |= {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
+    return pytest_alone(source.parent / "base", "-x", *tests, environ=environ)
 
 
 def edited(bug: Bug) -> dict[str, str]:

@@ -252,7 +252,8 @@ def memory_server(
 
 
 def _counted_together(stack: contextlib.ExitStack, workers: int) -> Path | None:
-    """The folder in which several workers count together, gone with the stack."""
+    """The folder in which several workers count together; it and its name in the environment are
+    gone with the stack."""
     import os
     import tempfile
     from pathlib import Path
@@ -262,6 +263,7 @@ def _counted_together(stack: contextlib.ExitStack, workers: int) -> Path | None:
         return None
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hdev-memory-server-"))
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    stack.callback(os.environ.pop, "PROMETHEUS_MULTIPROC_DIR", None)
     return Path(folder)
 
 

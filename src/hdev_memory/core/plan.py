@@ -353,7 +353,7 @@ def decode(lines: Iterable[bytes]) -> Iterator[Head | AnyAction | Tail]:
         if last:
             raise _damaged("an action follows the last one")
         last = not line.endswith(b",\n")
-        action = _action(line.removesuffix(b"\n").removesuffix(b","))
+        action = _action(_bare(line))
         tally.add(action)
         yield action
     else:
@@ -373,7 +373,7 @@ def actions_of(lines: Iterable[bytes]) -> Iterator[AnyAction]:
 
 def action_of(line: bytes) -> AnyAction:
     """One of the lines that `named_of` gives."""
-    action: AnyAction = _action_decoder.decode(line.removesuffix(b"\n").removesuffix(b","))
+    action: AnyAction = _action_decoder.decode(_bare(line))
     return action
 
 
@@ -389,12 +389,16 @@ def named_of(lines: Iterable[bytes]) -> Iterator[tuple[Named, bytes]]:
     """The same of each action, with its line, for a sixth of the time."""
     rest = _action_lines(lines)
     while some := list(islice(rest, _TOGETHER)):
-        whole = b"".join(some).removesuffix(b"\n").removesuffix(b",")
-        yield from zip(_named_decoder.decode(b"[%s]" % whole), some, strict=True)
+        yield from zip(_named_decoder.decode(b"[%s]" % _bare(b"".join(some))), some, strict=True)
 
 
 _TOGETHER = 256
 _named_decoder = msgspec.json.Decoder[list[Named]](list[Named])
+
+
+def _bare(line: bytes) -> bytes:
+    """What stands on a line of the actions, without what divides it from the next."""
+    return line.removesuffix(b"\n").removesuffix(b",")
 
 
 def _action_lines(lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections.abc import Iterator
 from typing import Any, Final, Literal
@@ -14,6 +13,7 @@ from hdev_memory.core.digest import NamedDigest
 from hdev_memory.core.entry import Value
 from hdev_memory.core.plan import Count, Head, Tail, members
 from hdev_memory.plandir import OpenPlan
+from hdev_memory.review.reading import asked, kind_of
 
 FORMAT: Final = "hdev-review/1"
 
@@ -26,12 +26,6 @@ class Filter(Value, frozen=True):
     only: Kind | None = None
     key: str | None = None
     stat: bool = False
-
-    def takes(self, action: AnyAction) -> bool:
-        """Whether an action is to be shown, `stat` aside."""
-        return (self.only is None or action.__struct_config__.tag == self.only) and (
-            self.key is None or fnmatch.fnmatchcase(action.key, self.key)
-        )
 
 
 ALL = Filter()
@@ -74,7 +68,7 @@ def render(opened: OpenPlan, chosen: Filter = ALL) -> Iterator[str]:
     if not chosen.stat:
         yield '"actions":['
         for action in opened.actions():
-            if chosen.takes(action):
+            if asked(kind_of(action), action.key, chosen.only, chosen.key):
                 yield (",\n" if shown else "\n") + _ascii(action)
                 shown += 1
         yield "\n],\n"
