@@ -672,9 +672,10 @@ def lost(scene, at, act):
 @case("reset-at-accept", "a RST instead of taking the connection of a write", "failed, intact")
 def _(scene):
     def arm(exchange):
-        # The client's next request, which is the write, needs another connection.
-        exchange.send(exchange.honest().replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        # The client's next request, which is the write, needs another connection. Its fault is set
+        # before this answer lets it come.
         scene.server.on("", "", lambda e: e.reset(), at="accept")
+        exchange.send(exchange.honest().replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
         exchange.close()
 
     scene.server.on("GET", A, arm)
